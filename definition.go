@@ -1,0 +1,56 @@
+package millrace
+
+// DefinitionID names a bucket or lookup definition by content: a definition
+// row has a hash of its normalised meaning, and history belongs to it rather
+// than to a deploy. Serial, never reused.
+type DefinitionID int32
+
+// DefinitionKind says what a definition produces.
+type DefinitionKind string
+
+// The kinds of definitions.
+const (
+	BucketDefinition DefinitionKind = "bucket" // rows of buckets
+	LookupDefinition DefinitionKind = "lookup" // a parameter index
+)
+
+// Definition is a row of the sidecar's definitions.
+type Definition struct {
+	ID   DefinitionID
+	Kind DefinitionKind
+	// Key names the definition inside a compiled rules file, for example
+	// "bucket:by_owner" or "lookup:by_owner/1"; unique within a rule set.
+	Key string
+	// Name is what people read: the bucket definition or stream it came from.
+	Name string
+	// Hash covers the normalised meaning, including the versions of the
+	// functions, casts and type mappings it uses. Lower-case hex.
+	Hash string
+	// WirePrefix is the short random text that starts the wire names of this
+	// definition's buckets: "<wire prefix>#<logical name>". Empty for lookups.
+	WirePrefix string
+}
+
+// RuleSetID numbers deploys of rules, from 1.
+type RuleSetID int32
+
+// RuleSetState is where a rule set stands.
+type RuleSetState string
+
+// The states, in order.
+const (
+	RuleSetBuilding RuleSetState = "building" // its new definitions are being copied; nothing of it is served
+	RuleSetActive   RuleSetState = "active"   // in force since ActiveFrom
+	RuleSetRetired  RuleSetState = "retired"  // replaced, still fed until it is dropped
+)
+
+// RuleSet is one deployed content of the rules file and the definitions it
+// maps to. The set in force at checkpoint C is the one with the greatest
+// ActiveFrom ≤ C.
+type RuleSet struct {
+	ID          RuleSetID
+	Content     string
+	State       RuleSetState
+	ActiveFrom  OpID // 0 until activated
+	Definitions []Definition
+}

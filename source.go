@@ -1,0 +1,98 @@
+package millrace
+
+import "time"
+
+// SourceID is the sidecar's number for a source Postgres.
+type SourceID int16
+
+// TableID is the sidecar's number for a source table: one per (source,
+// relation oid, schema, name, identity). A table that is dropped and made
+// again gets a new one.
+type TableID int32
+
+// Source is what the sidecar knows of a source Postgres. All positions belong
+// to (SystemID, Timeline, Database); positions of another identity never
+// compare.
+type Source struct {
+	ID             SourceID
+	Name           string // connection tag
+	SystemID       string // pg_control_system().system_identifier
+	Timeline       int32
+	Database       string
+	Slot           string
+	Publication    string
+	PublicationOID uint32
+	// ConsistentPoint is where the slot began; 0 while the slot is recorded
+	// but not known to exist.
+	ConsistentPoint LSN
+	// Exported is the text of the snapshot exported when the slot was
+	// created ("xmin:xmax:xip"): it tells which transactions the slot will
+	// never deliver.
+	Exported string
+	// Durable is the end LSN up to which everything is in the sidecar.
+	Durable LSN
+}
+
+// Identity says which columns identify a row of a source table.
+type Identity string
+
+// Replica identities. A FULL table with a primary key is keyed by it.
+const (
+	IdentityDefault Identity = "default"
+	IdentityIndex   Identity = "index"
+	IdentityFull    Identity = "full"
+	IdentityNothing Identity = "nothing"
+)
+
+// SourceTable is a table the rules use, as last seen on the source.
+type SourceTable struct {
+	ID         TableID
+	Source     SourceID
+	OID        uint32
+	Schema     string
+	Name       string
+	Identity   Identity
+	KeyColumns []string
+	Columns    []SourceColumn
+}
+
+// SourceColumn is a published column.
+type SourceColumn struct {
+	Name    string `json:"name"`
+	TypeOID uint32 `json:"type_oid"`
+	Type    string `json:"type"` // format_type() text, for people
+}
+
+// CopyID numbers copies of tables.
+type CopyID int64
+
+// CopyState is where a copy of a table stands.
+type CopyState string
+
+// The states, in order.
+const (
+	CopyWaiting CopyState = "waiting" // for its entry condition
+	CopyRunning CopyState = "running"
+	CopyDone    CopyState = "done" // every page merged, re-read list empty
+)
+
+// Copy is one copying of a source table into definitions that are being built,
+// by the exact chunk. It is stored with the flush that merges a chunk, so that
+// a crash resumes at the cursor.
+type Copy struct {
+	ID          CopyID // 0 until stored for the first time
+	RuleSet     RuleSetID
+	Table       TableID
+	Definitions []DefinitionID
+	State       CopyState
+	Filenode    uint32 // relfilenode the cursor belongs to; 0 until planned
+	EndPage     uint32 // first page that need not be read
+	Cursor      uint32 // first page not merged yet
+	Rows        int64  // rows merged
+	Estimate    int64  // rows expected, -1 unknown
+	// WaitFor lists transactions that must be visible before the copy may be
+	// planned; Exported sources are kept in Source.
+	WaitFor []uint64
+	// StartedAt and DoneAt are zero until known.
+	StartedAt, DoneAt time.Time
+}
