@@ -96,3 +96,22 @@ type Copy struct {
 	// StartedAt and DoneAt are zero until known.
 	StartedAt, DoneAt time.Time
 }
+
+// SourceReport is the present condition of a source, for the status views. It
+// is a description for people, replaced as a whole; nothing depends on it.
+type SourceReport struct {
+	Source    SourceID
+	Received  LSN       // end of the newest WAL received
+	Applied   LSN       // contained in the newest checkpoint
+	Confirmed LSN       // told to the slot
+	Head      LSN       // the source's insert position when last asked
+	HeadAt    time.Time // when that was
+	Retained  int64     // bytes of WAL the slot holds back, -1 unknown
+	SlotState string    // wal_status of the slot
+	// WaitingFor says in words what keeps the source from going on, with the
+	// object and the process that is waited for; empty when nothing does.
+	WaitingFor string
+	// ErrorCode (MR1003, …) and Error describe the last failure; both empty
+	// once progress was made.
+	ErrorCode, Error string
+}

@@ -1,0 +1,52 @@
+package decoder
+
+import (
+	"context"
+
+	"github.com/millrace/millrace"
+)
+
+// Sink is the sidecar as the appender sees it during one term of leadership.
+// It is used by one goroutine at a time, in the order of the op ids it gives.
+//
+// Every method fails once leadership is lost (another decoder took the fence):
+// the term is over then, and nothing of the open flush becomes visible.
+type Sink interface {
+	// Apply compares the changes, in order, with what their rows had before,
+	// numbers the resulting ops and lookup changes, and writes them into the
+	// open sidecar transaction, beginning one if none is open. The work of
+	// several source transactions may share a flush; one of them may take
+	// several calls. Nothing is visible before Commit. The changes may be
+	// reused once Apply has returned.
+	Apply(ctx context.Context, changes []millrace.Change) error
+	// Wide returns the kept wide values of the rows as of the changes applied
+	// so far, the open transaction included; nil where nothing is kept.
+	Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, error)
+	// Commit writes the flush, moves the head under the fence and commits,
+	// synchronously. A flush without changes is a position-only checkpoint.
+	// After an error nothing of the flush is visible and Rollback has
+	// happened, with one exception: if the connection broke during COMMIT the
+	// outcome is unknown, and the term must end and be begun again from State.
+	Commit(ctx context.Context, f *millrace.Flush) (millrace.Checkpoint, error)
+	// Rollback drops the open transaction and everything cached from it.
+	Rollback(ctx context.Context) error
+}
+
+// Registry is the part of the sidecar that remembers sources, tables and rule
+// sets. Its writes are transactions of their own under the same fence, made
+// while no flush is open. Not for concurrent use with Sink, but for Report.
+type Registry interface {
+	// State reads everything a new term starts from.
+	State(ctx context.Context) (*millrace.DecoderState, error)
+	// SaveSource stores a source by name, giving it an ID if it has none.
+	SaveSource(ctx context.Context, s *millrace.Source) error
+	// SaveTable stores a source table, giving it an ID if it has none.
+	SaveTable(ctx context.Context, t *millrace.SourceTable) error
+	// Deploy stores a rule set in state building. Definitions whose hash is
+	// known keep their ID, wire prefix and history; the others are created with
+	// their partitions. The given Definitions carry Kind, Key, Name and Hash.
+	Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error)
+	// Report replaces what the status views show of a source. It may be called
+	// at any time, by any goroutine, and uses a connection of its own.
+	Report(ctx context.Context, r millrace.SourceReport) error
+}
