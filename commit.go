@@ -124,7 +124,7 @@ type DecoderState struct {
 	Sources     []Source
 	Tables      []SourceTable
 	RuleSets    []RuleSet // building and active and retired ones still fed
-	Copies      []Copy    // not done
+	Copies      []Copy    // not done, and done ones of rule sets still building
 	Rereads     []Reread
 	Definitions []Definition // of the rule sets above
 }
