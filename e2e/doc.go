@@ -1,0 +1,17 @@
+// Package e2e holds the end-to-end tests: real source and sidecar servers, the
+// real binary as a process, and an oracle that asks the source, in plain SQL,
+// what the sync rules should have produced.
+//
+// The oracle shares no code with the product: expected rows come from
+// hand-written queries, checksums are computed again from their definition,
+// and what the sidecar says is read through its public SQL surface.
+//
+// Environment:
+//
+//	E2E_SEEDS=20        seeds of the kill -9 runs
+//	E2E_SEED=1          first seed
+//	E2E_BIG_ROWS=200000 rows of the large transactions
+//	E2E_LOAD=4s         length of the load of each seed
+//	E2E_BINARY=PATH     use this binary instead of building one
+//	E2E_KEEP_LOGS=DIR   write every process's log there
+package e2e

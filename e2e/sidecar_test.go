@@ -1,0 +1,129 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace"
+)
+
+// querier is a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// sidecar reads the public SQL surface.
+type sidecar struct{ querier }
+
+// bucket is a row of the view millrace.buckets.
+type bucket struct {
+	Wire       string
+	Definition string
+	Name       string
+	LastOp     int64
+	Ops        int64
+	Checksum   int64
+}
+
+func (s sidecar) buckets(ctx context.Context) ([]bucket, error) {
+	rows, err := s.Query(ctx, `SELECT wire_name, definition, name, last_op, ops, checksum FROM millrace.buckets`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[bucket])
+}
+
+// row is what identifies a row for a client, and its data.
+type row struct{ Type, ID, Data string }
+
+// rows is the content of a bucket.
+func (s sidecar) rows(ctx context.Context, wire string) ([]row, error) {
+	rows, err := s.Query(ctx, `SELECT type, row_id, data FROM millrace.bucket_rows($1)`, wire)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+}
+
+// wireName is the wire name of the bucket with a logical name; "" if there is
+// none yet.
+func (s sidecar) wireName(ctx context.Context, logical string) (string, error) {
+	var wire string
+	err := s.QueryRow(ctx, `SELECT wire_name FROM millrace.buckets WHERE name = $1`, logical).Scan(&wire)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return wire, err
+}
+
+// rowData is the data of one row; "" if the row is not there.
+func (s sidecar) rowData(ctx context.Context, logical, rowType, id string) (string, error) {
+	wire, err := s.wireName(ctx, logical)
+	if err != nil || wire == "" {
+		return "", err
+	}
+	var data string
+	err = s.QueryRow(ctx, `SELECT data FROM millrace.bucket_rows($1) WHERE type = $2 AND row_id = $3`, wire, rowType, id).Scan(&data)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil
+	}
+	return data, err
+}
+
+// opsPage is what a relay would send next.
+func (s sidecar) opsPage(ctx context.Context, wire string, after, upto int64, limit int) ([]millrace.Op, error) {
+	rows, err := s.Query(ctx, `
+		SELECT op_id, kind, coalesce(type, ''), coalesce(row_id, ''), coalesce(subkey, ''), checksum::bigint, coalesce(data, '')
+		FROM millrace.ops_between($1, $2, $3, $4) ORDER BY op_id`, wire, after, upto, limit)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(r pgx.CollectableRow) (op millrace.Op, err error) {
+		var checksum int64
+		var kind string
+		err = r.Scan(&op.ID, &kind, &op.Type, &op.RowID, &op.Subkey, &checksum, &op.Data)
+		op.Checksum = millrace.Checksum(checksum)
+		for k := millrace.OpPut; k <= millrace.OpClear; k++ {
+			if k.String() == kind {
+				op.Kind = k
+			}
+		}
+		if err == nil && op.Kind == 0 {
+			err = fmt.Errorf("op %d has kind %q", op.ID, kind)
+		}
+		return op, err
+	})
+}
+
+// head is the newest checkpoint.
+type head struct{ Seq, OpID, Fence int64 }
+
+func (s sidecar) head(ctx context.Context) (h head, err error) {
+	err = s.QueryRow(ctx, `SELECT seq, op_id, fence FROM millrace.head`).Scan(&h.Seq, &h.OpID, &h.Fence)
+	return h, err
+}
+
+// checksums are what verify_bucket says: recomputed from the ops, and the
+// running value.
+func (s sidecar) checksums(ctx context.Context, wire string) (recomputed, running int64, err error) {
+	err = s.QueryRow(ctx, `SELECT recomputed, running FROM millrace.verify_bucket($1)`, wire).Scan(&recomputed, &running)
+	return recomputed, running, err
+}
+
+// lookupsInForce lists the lookups at the head as (definition name, key, one
+// output value).
+const lookupsInForce = `
+SELECT d.name, l.key, l.outputs FROM millrace.lookups l JOIN millrace.definitions d ON d.id = l.definition WHERE l.removed IS NULL`
+
+// historyViolations are queries that count violations of what must hold over
+// the whole history.
+var historyViolations = map[string]string{
+	"op ids used twice":         `SELECT count(*) FROM (SELECT op_id FROM millrace.ops GROUP BY 1 HAVING count(*) > 1) x`,
+	"op ids beyond the head":    `SELECT count(*) FROM millrace.ops WHERE op_id > (SELECT op_id FROM millrace.head)`,
+	"checkpoints out of order":  `SELECT count(*) FROM (SELECT op_id < lag(op_id) OVER w OR seq <> lag(seq) OVER w + 1 AS bad FROM millrace.checkpoints WINDOW w AS (ORDER BY seq)) x WHERE bad`,
+	"checkpoints over the head": `SELECT count(*) FROM millrace.checkpoints c, millrace.head h WHERE c.op_id > h.op_id OR c.seq > h.seq`,
+}

@@ -1,0 +1,239 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace/internal/faultnet"
+	"github.com/millrace/millrace/internal/pgtest"
+)
+
+// rules names the files of a rule set in testdata: NAME.yaml, the oracle's
+// NAME.sql and NAME.lookups.sql.
+type rules struct {
+	name string
+	// marks is the logical name of the bucket that holds the table marks.
+	marks string
+	// accounts is the logical name of the bucket of the table accounts.
+	accounts string
+}
+
+var (
+	bucketRules = rules{name: "buckets", marks: "marks[]", accounts: "accounts[]"}
+	streamRules = rules{name: "streams", marks: "marks|0[]", accounts: "accounts|0[]"}
+)
+
+// options of a system; the zero value is the bucket rules on the shared source
+// server, a sidecar server of its own, and no proxies.
+type options struct {
+	rules rules
+	// ownSource starts a source server for this test alone, with settings.
+	ownSource      bool
+	sourceSettings map[string]string
+	sourceProxy    bool
+	sidecarProxy   bool
+}
+
+// system is a source and a sidecar with the load's tables and a configuration.
+// Processes are started by the test.
+type system struct {
+	t     testing.TB
+	rules rules
+
+	source, sidecar       *pgtest.Server
+	sourceURI, sidecarURI string // direct
+	sourceNet, sidecarNet *faultnet.Proxy
+	config                string // path of millrace.yaml
+	slot, publication     string
+
+	before  footprint // the source's catalog before the first start
+	marked  int64
+	folded  folds
+	started int
+}
+
+var slots atomic.Int64
+
+func newSystem(t testing.TB, o options) *system {
+	t.Helper()
+	if o.rules == (rules{}) {
+		o.rules = bucketRules
+	}
+	n := slots.Add(1)
+	s := &system{t: t, rules: o.rules, slot: fmt.Sprintf("millrace_e2e_%d", n), publication: fmt.Sprintf("millrace_e2e_%d", n)}
+	if o.ownSource || o.sourceSettings != nil {
+		s.source = pgtest.New(t, pgtest.Options{Settings: o.sourceSettings})
+	} else {
+		s.source = pgtest.Shared(t)
+	}
+	s.sidecar = pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica", "shared_buffers": "128MB"}})
+	s.sourceURI, s.sidecarURI = s.source.Database(t), s.sidecar.Database(t)
+	sourceURI, sidecarURI := s.sourceURI, s.sidecarURI
+	if o.sourceProxy {
+		s.sourceNet, sourceURI = proxied(t, sourceURI)
+	}
+	if o.sidecarProxy {
+		s.sidecarNet, sidecarURI = proxied(t, sidecarURI)
+	}
+	s.onSource(readFile(t, "testdata/load.sql"))
+	s.config = s.writeConfig(sourceURI, sidecarURI, filepath.Join("testdata", o.rules.name+".yaml"))
+	s.before = readFootprint(t, s.sourceURI)
+	s.migrate()
+	return s
+}
+
+// writeConfig writes a millrace.yaml and returns its path.
+func (s *system) writeConfig(sourceURI, sidecarURI, rulesFile string) string {
+	s.t.Helper()
+	path, err := filepath.Abs(rulesFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	text := fmt.Sprintf(`sources:
+  - name: main
+    uri: %q
+    slot: %s
+    publication: %s
+sidecar:
+  uri: %q
+rules: %q
+`, sourceURI, s.slot, s.publication, sidecarURI, path)
+	file := filepath.Join(s.t.TempDir(), "millrace.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return file
+}
+
+// migrate brings the sidecar's schema up.
+func (s *system) migrate() {
+	s.t.Helper()
+	if out, errOut, code := run(s.t, "migrate", "up", "-c", s.config); code != 0 {
+		s.t.Fatalf("millrace migrate up ends with %d:\n%s%s", code, out, errOut)
+	}
+}
+
+// start starts a decoder.
+func (s *system) start() *process {
+	s.t.Helper()
+	s.started++
+	return start(s.t, "decoder"+strconv.Itoa(s.started), "serve", "-c", s.config, "--role", "decoder")
+}
+
+// onSource runs SQL on the source as one simple query.
+func (s *system) onSource(sql string) {
+	s.t.Helper()
+	execSQL(s.t, s.sourceURI, sql)
+}
+
+// mark writes a row on the source whose arrival on the sidecar shows that
+// everything committed before has arrived.
+func (s *system) mark() int64 {
+	s.t.Helper()
+	s.marked++
+	s.onSource(fmt.Sprintf("INSERT INTO marks VALUES ('mark', %d) ON CONFLICT (id) DO UPDATE SET n = excluded.n", s.marked))
+	return s.marked
+}
+
+// caughtUp waits until everything the source has committed is in a checkpoint.
+func (s *system) caughtUp(timeout time.Duration) {
+	s.t.Helper()
+	want := fmt.Sprintf(`{"id":"mark","n":%d}`, s.mark())
+	start := time.Now()
+	pgtest.Eventually(s.t, timeout, func() error {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, s.sidecarURI)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		got, err := sidecar{conn}.rowData(ctx, s.rules.marks, "marks", "mark")
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("the mark on the sidecar is %q, want %q", got, want)
+		}
+		return nil
+	})
+	s.t.Logf("caught up after %v", time.Since(start).Round(time.Millisecond))
+}
+
+// proxied puts a proxy in front of the server a URI names.
+func proxied(t testing.TB, uri string) (*faultnet.Proxy, string) {
+	t.Helper()
+	u, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := faultnet.Listen(net.JoinHostPort(u.Hostname(), u.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	u.Host = p.Addr()
+	return p, u.String()
+}
+
+func readFile(t testing.TB, path string) string {
+	t.Helper()
+	text, err := readText(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// execSQL runs SQL as one simple query.
+func execSQL(t testing.TB, uri, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	conn, err := connectAs(ctx, uri, "e2e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		t.Fatalf("%.300s: %v", sql, err)
+	}
+}
+
+// query returns the first column of the only row.
+func query[T any](t testing.TB, uri, sql string, args ...any) T {
+	t.Helper()
+	v, err := tryQuery[T](uri, sql, args...)
+	if err != nil {
+		t.Fatalf("%.300s: %v", strings.TrimSpace(sql), err)
+	}
+	return v
+}
+
+func tryQuery[T any](uri, sql string, args ...any) (v T, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := connectAs(ctx, uri, "e2e")
+	if err != nil {
+		return v, err
+	}
+	defer conn.Close(ctx)
+	err = conn.QueryRow(ctx, sql, args...).Scan(&v)
+	return v, err
+}
+
+func readText(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	return string(b), err
+}
