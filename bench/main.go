@@ -1,0 +1,106 @@
+// Command bench measures the pipeline from a source's slot to a durable
+// checkpoint beside a reader that discards what it gets, in one run on the same
+// machine, so that ratios mean something where absolute figures do not.
+//
+//	go run ./bench                     # everything, three times
+//	go run ./bench -rows 50000 -runs 1 # quick
+//
+// It prints a Markdown report. Private PostgreSQL servers are started for the
+// run and removed after it; the sidecar writes with fsync on.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+type settings struct {
+	rows    int    // per measurement with 100-row transactions
+	oneRows int    // per measurement with one-row transactions
+	copied  int    // rows of the initial copy
+	runs    int    // repetitions; medians are reported
+	binary  string // millrace; built if empty
+	pgBin   string
+	out     string
+}
+
+func main() {
+	var s settings
+	flag.IntVar(&s.rows, "rows", 300_000, "rows of each measurement with 100-row transactions")
+	flag.IntVar(&s.oneRows, "one-rows", 100_000, "rows of each measurement with one-row transactions")
+	flag.IntVar(&s.copied, "copied", 300_000, "rows of the initial copy")
+	flag.IntVar(&s.runs, "runs", 3, "repetitions of each measurement")
+	flag.StringVar(&s.binary, "binary", "", "the millrace binary; built if empty")
+	flag.StringVar(&s.pgBin, "pg-bin", "", "folder of PostgreSQL's binaries; found if empty")
+	flag.StringVar(&s.out, "out", "", "also write the report to this file")
+	flag.Parse()
+	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 {
+		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows and one run are needed, and no other arguments are taken")
+		os.Exit(2)
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	if err := bench(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, s settings) (err error) {
+	dir, err := os.MkdirTemp("", "millrace-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil { // servers run under another user
+		return err
+	}
+	b, err := newBed(ctx, dir, s)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := b.close(); err == nil {
+			err = cerr
+		}
+	}()
+	r := &report{settings: s, started: time.Now()}
+	if err := b.describe(ctx, r); err != nil {
+		return err
+	}
+	if err := b.copyTable(ctx, r); err != nil {
+		return fmt.Errorf("initial copy: %w", err)
+	}
+	for _, size := range []int{100, 1} {
+		rows := s.rows
+		if size == 1 {
+			rows = s.oneRows
+		}
+		for run := range s.runs {
+			progress("%d-row transactions, run %d of %d", size, run+1, s.runs)
+			if err := b.compare(ctx, r, size, rows); err != nil {
+				return fmt.Errorf("%d-row transactions: %w", size, err)
+			}
+		}
+	}
+	text := r.markdown()
+	fmt.Print(text)
+	if s.out != "" {
+		if err := os.MkdirAll(filepath.Dir(s.out), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(s.out, []byte(text), 0o644)
+	}
+	return nil
+}
+
+// progress tells a person what is being measured.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
