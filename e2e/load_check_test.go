@@ -35,9 +35,9 @@ func TestLoadReachesEveryTable(t *testing.T) {
 	for what, sql := range map[string]string{
 		"an empty table": `SELECT count(*) FROM pg_stat_user_tables s
 			WHERE NOT (xpath('/row/c/text()', query_to_xml(format('SELECT EXISTS (SELECT FROM %I) c', relname), false, true, '')))[1]::text::bool`,
-		"an inconsistent sum":                `SELECT (sum(balance) <> 20000)::int FROM accounts`,
-		"a prepared transaction left":        `SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()`,
-		"no value stored out of line":        `SELECT (count(*) = 0)::int FROM items WHERE length(big) > 2100 AND pg_column_size(big) > 2100`,
+		"an inconsistent sum":         `SELECT (sum(balance) <> 20000)::int FROM accounts`,
+		"a prepared transaction left": `SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()`,
+		"no value stored out of line": `SELECT (count(*) = 0)::int FROM items WHERE length(big) > 2100 AND pg_column_size(big) > 2100`,
 	} {
 		if what == "an empty table" {
 			execSQL(t, uri, "INSERT INTO marks VALUES ('x', 1)")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/jackc/pgx/v5"
 
@@ -117,13 +118,39 @@ func (s sidecar) checksums(ctx context.Context, wire string) (recomputed, runnin
 // lookupsInForce lists the lookups at the head as (definition name, key, one
 // output value).
 const lookupsInForce = `
-SELECT d.name, l.key, l.outputs FROM millrace.lookups l JOIN millrace.definitions d ON d.id = l.definition WHERE l.removed IS NULL`
+SELECT d.name, l.key, l.outputs FROM millrace.lookups l JOIN millrace.definition_versions d ON d.id = l.definition
+WHERE l.removed > (SELECT op_id FROM millrace.head)`
 
 // historyViolations are queries that count violations of what must hold over
 // the whole history.
 var historyViolations = map[string]string{
-	"op ids used twice":         `SELECT count(*) FROM (SELECT op_id FROM millrace.ops GROUP BY 1 HAVING count(*) > 1) x`,
-	"op ids beyond the head":    `SELECT count(*) FROM millrace.ops WHERE op_id > (SELECT op_id FROM millrace.head)`,
-	"checkpoints out of order":  `SELECT count(*) FROM (SELECT op_id < lag(op_id) OVER w OR seq <> lag(seq) OVER w + 1 AS bad FROM millrace.checkpoints WINDOW w AS (ORDER BY seq)) x WHERE bad`,
-	"checkpoints over the head": `SELECT count(*) FROM millrace.checkpoints c, millrace.head h WHERE c.op_id > h.op_id OR c.seq > h.seq`,
+	"op ids used twice":                `SELECT count(*) FROM (SELECT op_id FROM millrace.ops GROUP BY 1 HAVING count(*) > 1) x`,
+	"op ids beyond the head":           `SELECT count(*) FROM millrace.ops WHERE op_id > (SELECT op_id FROM millrace.head)`,
+	"lookup changes beyond the head":   `SELECT count(*) FROM millrace.lookups, millrace.head WHERE added > op_id OR removed > op_id AND removed < 9223372036854775807`,
+	"lookups and ops sharing an op id": `SELECT count(*) FROM millrace.lookups WHERE added IN (SELECT op_id FROM millrace.ops)`,
+	"ended outputs that did not end with a REMOVE": `SELECT count(*) FROM millrace.ended_outputs e
+		WHERE NOT EXISTS (SELECT FROM millrace.ops o WHERE o.definition = e.definition AND o.bucket = e.bucket AND o.op_id = e.ended_op AND o.kind IN (2, 4))`,
+	"checkpoints out of order":  `SELECT count(*) FROM (SELECT op_id < lag(op_id) OVER w OR seq <> lag(seq) OVER w + 1 AS bad FROM millrace.checkpoint_log WINDOW w AS (ORDER BY seq)) x WHERE bad`,
+	"checkpoints over the head": `SELECT count(*) FROM millrace.checkpoint_log c, millrace.head h WHERE c.op_id > h.op_id OR c.seq > h.seq`,
 }
+
+// membershipSQL lists the buckets a row was in, oldest first, and whether it
+// still is.
+func membershipSQL(table, id string) string {
+	return fmt.Sprintf(`SELECT DISTINCT ON (min(since_op) OVER (PARTITION BY bucket_name), bucket_name)
+		bucket_name, CASE WHEN until_op IS NULL THEN 'in' ELSE 'left' END
+		FROM millrace.row_history('%s', '%s') ORDER BY min(since_op) OVER (PARTITION BY bucket_name), bucket_name`, table, id)
+}
+
+const (
+	checksumSQL = `SELECT bool_and(recomputed = running) FROM millrace.verify_bucket('%s')`
+	// uncommentedSQL lists objects of the schema that a DBA finds unexplained.
+	uncommentedSQL = `
+		SELECT c.oid::regclass::text FROM pg_class c WHERE relnamespace = 'millrace'::regnamespace AND relkind IN ('r', 'p', 'v')
+			AND NOT relispartition AND obj_description(c.oid, 'pg_class') IS NULL AND relname NOT LIKE '%migration%'
+		UNION ALL
+		SELECT p.oid::regprocedure::text FROM pg_proc p WHERE pronamespace = 'millrace'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL`
+)
+
+// standbyLine is the log line of a decoder that waits for leadership.
+var standbyLine = regexp.MustCompile(`(?i)standby`)
