@@ -304,6 +304,9 @@ func checkHistory(ctx context.Context, side sidecar, buckets []bucket, actual co
 		}
 	}
 	folded.lastOp, folded.lastSeq = h.OpID, h.Seq
+	if err := checkRowState(ctx, side, folded, &d); err != nil {
+		return nil, fmt.Errorf("row_state: %w", err)
+	}
 	for name, sql := range historyViolations {
 		var n int64
 		if err := side.QueryRow(ctx, sql).Scan(&n); err != nil {
@@ -314,6 +317,45 @@ func checkHistory(ctx context.Context, side sidecar, buckets []bucket, actual co
 		}
 	}
 	return d.err(), nil
+}
+
+// checkRowState compares what the writer believes each row to have with what
+// the ops say (R19): a disagreement shows only at the row's next change.
+func checkRowState(ctx context.Context, side sidecar, folded *folds, d *differences) error {
+	rows, err := side.Query(ctx, liveOutputs)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	n := 0
+	for rows.Next() {
+		var wire string
+		var id millrace.RowIdentity
+		var since int64
+		if err := rows.Scan(&wire, &id.Type, &id.RowID, &id.Subkey, &since); err != nil {
+			return err
+		}
+		n++
+		f := folded.buckets[wire]
+		if f == nil {
+			d.addf("row_state has %v in bucket %s, which has no ops", id, wire)
+			continue
+		}
+		op, ok := f.Rows[id]
+		if !ok {
+			d.addf("row_state has %v in bucket %s, the ops have not", id, wire)
+		} else if since > int64(op.ID) {
+			d.addf("row_state has %v in bucket %s since op %d, its last PUT is op %d", id, wire, since, op.ID)
+		}
+	}
+	live := 0
+	for _, f := range folded.buckets {
+		live += len(f.Rows)
+	}
+	if n != live {
+		d.addf("row_state has %d outputs, the ops %d", n, live)
+	}
+	return rows.Err()
 }
 
 func foldBucket(ctx context.Context, side sidecar, b bucket, h head, f *millrace.Reduced, byOp map[int64]string, d *differences) error {

@@ -121,6 +121,12 @@ const lookupsInForce = `
 SELECT d.name, l.key, l.outputs FROM millrace.lookups l JOIN millrace.definition_versions d ON d.id = l.definition
 WHERE l.removed > (SELECT op_id FROM millrace.head)`
 
+// liveOutputs lists what the writer believes each source row to have.
+const liveOutputs = `
+SELECT d.wire_prefix || '#' || b.name, o.type, o.row_id, coalesce(o.subkey, ''), o.since_op
+FROM millrace.row_state r CROSS JOIN LATERAL unnest(r.outputs) o
+JOIN millrace.bucket_names b ON b.id = o.bucket JOIN millrace.definition_versions d ON d.id = b.definition`
+
 // historyViolations are queries that count violations of what must hold over
 // the whole history.
 var historyViolations = map[string]string{
