@@ -30,7 +30,7 @@ test: ## install what is missing and run every test, with the race detector
 
 bench: ## rows per second from the slot to a durable checkpoint, beside a reader that discards
 	@.ci/need postgres
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout $(TIMEOUT) ./bench/...
+	$(GO) run ./bench $(ARGS)
 
 check: ## formatting and vet
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
