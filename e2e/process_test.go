@@ -21,8 +21,11 @@ var binary = sync.OnceValues(func() (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(scratch, "millrace")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/millrace/millrace/cmd/millrace")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args := []string{"build", "-o", path}
+	if os.Getenv("E2E_RACE") != "" {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "github.com/millrace/millrace/cmd/millrace")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binary: %w\n%s", err, out)
 	}
@@ -100,7 +103,7 @@ func start(t testing.TB, name string, args ...string) *process {
 		if t.Failed() {
 			t.Logf("end of %s's log (%v):\n%s", name, p.cmd.ProcessState, p.log.tail(60))
 		}
-		if strings.Contains(p.log.text(), "goroutine ") || strings.Contains(p.log.text(), "panic:") {
+		if text := p.log.text(); strings.Contains(text, "DATA RACE") || strings.Contains(text, "goroutine ") || strings.Contains(text, "panic:") {
 			t.Errorf("%s's log holds a stack trace:\n%s", name, p.log.tail(120))
 		}
 	})
