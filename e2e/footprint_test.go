@@ -14,7 +14,7 @@ import (
 type footprint []string
 
 const footprintQuery = `
-SELECT 'class ' || n.nspname || '.' || c.relname || ' ' || c.relkind || ' identity ' || c.relreplident || ' acl ' || coalesce(c.relacl::text, '') || ' rls ' || c.relrowsecurity
+SELECT 'class ' || n.nspname || '.' || c.relname || ' ' || c.relkind::text || ' identity ' || c.relreplident::text || ' acl ' || coalesce(c.relacl::text, '') || ' rls ' || c.relrowsecurity
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname !~ '^pg_(toast|temp)'
 UNION ALL SELECT 'column ' || attrelid::regclass || '.' || attname || ' ' || atttypid::regtype || ' ' || attnotnull || ' ' || atthasdef
   FROM pg_attribute JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE attnum > 0 AND nspname = 'public'
@@ -34,7 +34,7 @@ UNION ALL SELECT 'publication ' || pubname FROM pg_publication
 UNION ALL SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE database = current_database()
 UNION ALL SELECT 'role ' || rolname FROM pg_roles
 UNION ALL SELECT 'setting ' || setdatabase || ' ' || setrole || ' ' || setconfig::text FROM pg_db_role_setting
-UNION ALL SELECT 'default acl ' || defaclobjtype || ' ' || defaclacl::text FROM pg_default_acl
+UNION ALL SELECT 'default acl ' || defaclobjtype::text || ' ' || defaclacl::text FROM pg_default_acl
 UNION ALL SELECT 'large object ' || oid FROM pg_largeobject_metadata
 UNION ALL SELECT 'statistics ' || stxname FROM pg_statistic_ext
 ORDER BY 1`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -213,7 +214,7 @@ func (w *bulkWatch) finish(t testing.TB) {
 // one, nor of the small ones that move money between accounts (I3).
 func TestTransactionsAreVisibleWholly(t *testing.T) {
 	s := newSystem(t, options{rules: streamRules})
-	s.start()
+	p := s.start()
 	s.caughtUp(startTimeout)
 	l := startLoad(s.sourceURI, 2, 77)
 	stop, sums := make(chan struct{}), make(chan error, 1)
@@ -241,6 +242,27 @@ func TestTransactionsAreVisibleWholly(t *testing.T) {
 		t.Errorf("only %d polls", polls)
 	}
 	s.oracle()
+	if peak := peakMemory(p.cmd.Process.Pid); peak > 256<<20 {
+		t.Errorf("the decoder had %d MiB resident, want less than 256 (RA-29)", peak>>20)
+	} else {
+		t.Logf("the decoder's peak memory is %d MiB", peak>>20)
+	}
+}
+
+// peakMemory is the most resident memory of a process, in bytes; 0 where the
+// system does not tell.
+func peakMemory(pid int) int64 {
+	text, err := readText(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(text) {
+		var kb int64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kb); n == 1 {
+			return kb << 10
+		}
+	}
+	return 0
 }
 
 func (s *system) watchSums(stop chan struct{}, polls *int) error {

@@ -249,7 +249,18 @@ func (g *generator) several() []string {
 
 func (g *generator) statement() string {
 	id := g.item()
-	switch g.IntN(28) {
+	switch g.IntN(29) {
+	case 27:
+		return fmt.Sprintf(`INSERT INTO typed VALUES (%d, %s, %s, %s, %s, %s, %s, %s, '\\x00ff41')
+			ON CONFLICT (id) DO UPDATE SET f = excluded.f, span = excluded.span, at = excluded.at + interval '1.5 s'`,
+			g.IntN(40),
+			g.oneOf("NULL", "'2024-02-29 13:45:10.1+05:45'", "'1999-12-31 23:59:59.999999Z'", "'0044-03-15 12:00Z'"),
+			g.oneOf("NULL", "date '2024-02-29'", "date '1970-01-01'"),
+			g.oneOf("NULL", "0.1", "-2.5", "3", "1.0000000000000002", "123456.789"),
+			g.oneOf("NULL", "'{}'", `ARRAY['a', 'b "c"', NULL, '', 'null', 'x,y']`),
+			g.oneOf("NULL", `'{"b": [1, 2.50, null], "a": "ü"}'`, `'"text"'`, "'null'"),
+			g.oneOf("NULL", "'glad'", `'sad "!"'`),
+			g.oneOf("NULL", "'1 day 02:03:04.5'", "'-1 mon'", "'0'"))
 	case 0, 1, 2:
 		return fmt.Sprintf(`INSERT INTO items VALUES (%d, %s, %s, %d, %s, %s, %d.%02d, %s)
 			ON CONFLICT (id) DO UPDATE SET title = excluded.title, n = items.n + 1`,
@@ -340,6 +351,12 @@ func connectAs(ctx context.Context, uri, name string) (*pgx.Conn, error) {
 	}
 	cfg.RuntimeParams["application_name"] = name
 	cfg.RuntimeParams["lock_timeout"] = "20s"
+	for setting, value := range map[string]string{ // the load's database has strange defaults
+		"timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex",
+		"default_transaction_isolation": "read committed",
+	} {
+		cfg.RuntimeParams[setting] = value
+	}
 	cfg.ConnectTimeout = 5 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

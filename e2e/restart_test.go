@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -120,4 +121,47 @@ func TestPositionFollowsUnrelatedWrites(t *testing.T) {
 	if got := query[int64](t, s.sidecarURI, `SELECT op_id FROM millrace.head`); got != ops {
 		t.Errorf("the op counter moved from %d to %d without ops", ops, got)
 	}
+}
+
+// A sidecar that hangs for longer than the source's patience: the connection to
+// the source lives on, nothing is confirmed that is not durable, and nothing is
+// lost (RA-33).
+func TestSidecarHangs(t *testing.T) {
+	s := newSystem(t, options{sourceSettings: map[string]string{"wal_sender_timeout": "2s"}})
+	s.start()
+	s.caughtUp(startTimeout)
+	l := startLoad(s.sourceURI, 2, 74)
+	pgtest.Eventually(t, time.Minute, func() error { return l.progress(50) })
+	const walsender = `SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1`
+	before := query[int](t, s.sourceURI, walsender, s.slot)
+
+	ctx := t.Context()
+	conn, err := connectAs(ctx, s.sidecarURI, "e2e-lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var durable string
+	if err := tx.QueryRow(ctx, `SELECT durable::text FROM millrace.sources FOR UPDATE`).Scan(&durable); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, 7*time.Second)
+	if ok := query[bool](t, s.sourceURI, `SELECT confirmed_flush_lsn <= $1::pg_lsn FROM pg_replication_slots WHERE slot_name = $2`, durable, s.slot); !ok {
+		t.Errorf("the slot was confirmed beyond the durable position %s (I4)", durable)
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Stop(); err != nil {
+		t.Error(err)
+	}
+	s.caughtUp(time.Minute)
+	if after := query[int](t, s.sourceURI, walsender, s.slot); after != before {
+		t.Errorf("the walsender changed from %d to %d: the connection was lost", before, after)
+	}
+	s.oracle()
 }

@@ -13,6 +13,16 @@ SELECT 'marks[]' AS bucket, 'marks' AS type, id, '{"id":' || to_json(id) || ',"n
 UNION ALL
 SELECT 'accounts[]', 'accounts', id::text, '{"id":' || id || ',"balance":' || balance || '}' FROM accounts
 UNION ALL
+SELECT 'typed[]', 'typed', id::text, '{"id":' || id
+       || ',"at":' || coalesce(to_json(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))::text, 'null')
+       || ',"day":' || coalesce(to_json(to_char(day, 'YYYY-MM-DD'))::text, 'null')
+       || ',"f":' || coalesce(f::text || CASE WHEN f = trunc(f) THEN '.0' ELSE '' END, 'null')
+       || ',"tags":' || coalesce(to_json(to_json(tags)::text)::text, 'null')
+       || ',"doc":' || coalesce(to_json(doc::text)::text, 'null')
+       || ',"feel":' || coalesce(to_json(feel)::text, 'null')
+       || ',"span":' || coalesce(to_json(span::text)::text, 'null') || '}'
+FROM typed
+UNION ALL
 SELECT 'by_owner[' || to_json(owner) || ']', 'items', id, data FROM item
 UNION ALL
 SELECT 'by_owner[' || to_json(owner) || ']', 'events', id::text,

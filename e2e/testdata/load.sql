@@ -74,6 +74,31 @@ CREATE TABLE accounts (
 );
 INSERT INTO accounts SELECT g, 1000 FROM generate_series(1, 20) g;
 
+-- Values whose text depends on settings of the session, in a database that sets
+-- them in unusual ways.
+CREATE TYPE mood AS ENUM ('glad', 'so-so', 'sad "!"');
+CREATE TABLE typed (
+    id   integer PRIMARY KEY,
+    at   timestamptz,
+    day  date,
+    f    float8,
+    tags text[],
+    doc  jsonb,
+    feel mood,
+    span interval,
+    blob bytea
+);
+DO $do$
+DECLARE
+    setting text;
+BEGIN
+    FOREACH setting IN ARRAY ARRAY['timezone = ''Asia/Kathmandu''', 'datestyle = ''German''', 'intervalstyle = ''iso_8601''',
+        'extra_float_digits = -3', 'bytea_output = ''escape''', 'default_transaction_isolation = ''repeatable read''']
+    LOOP
+        EXECUTE format('ALTER DATABASE %I SET ', current_database()) || setting;
+    END LOOP;
+END $do$;
+
 CREATE TABLE marks (
     id text PRIMARY KEY,
     n  bigint NOT NULL
