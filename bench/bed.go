@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace/millrace/internal/pgserver"
@@ -36,6 +37,7 @@ CREATE TABLE tasks (
   created_at timestamptz NOT NULL
 );
 CREATE TABLE marks (id text PRIMARY KEY, n bigint NOT NULL);
+INSERT INTO marks VALUES ('mark', 0);
 CREATE PROCEDURE load(total int, size int) LANGUAGE plpgsql AS $$
 BEGIN
   FOR i IN 1 .. total / size LOOP
@@ -75,15 +77,6 @@ func newBed(ctx context.Context, dir string, s settings) (_ *bed, err error) {
 			err = errors.Join(err, b.close())
 		}
 	}()
-	if b.binary == "" {
-		b.binary = filepath.Join(dir, "millrace")
-		progress("building the binary")
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "github.com/millrace/millrace/cmd/millrace")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build the binary: %w\n%s", err, out)
-		}
-	}
 	bin, err := pgserver.Find(ctx, s.pgBin)
 	if err != nil {
 		return nil, err
@@ -110,17 +103,31 @@ func newBed(ctx context.Context, dir string, s settings) (_ *bed, err error) {
 	if _, err := b.src.Exec(ctx, schema, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return nil, fmt.Errorf("create the table: %w", err)
 	}
-	rulesFile := filepath.Join(dir, "sync.yaml")
-	b.config = filepath.Join(dir, "millrace.yaml")
+	return b, nil
+}
+
+// install builds the binary, writes its configuration and migrates the sidecar.
+func (b *bed) install(ctx context.Context) error {
+	if b.binary == "" {
+		b.binary = filepath.Join(b.dir, "millrace")
+		progress("building the binary")
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "github.com/millrace/millrace/cmd/millrace")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build the binary: %w\n%s", err, out)
+		}
+	}
+	rulesFile := filepath.Join(b.dir, "sync.yaml")
+	b.config = filepath.Join(b.dir, "millrace.yaml")
 	text := fmt.Sprintf("sources:\n  - name: main\n    uri: %q\n    slot: %s\n    publication: %s\nsidecar:\n  uri: %q\nrules: %q\n",
 		b.source.URI("postgres"), slot, publication, b.sidecar.URI("postgres"), rulesFile)
 	if err := errors.Join(os.WriteFile(rulesFile, []byte(rules), 0o600), os.WriteFile(b.config, []byte(text), 0o600)); err != nil {
-		return nil, err
+		return err
 	}
 	if out, err := exec.CommandContext(ctx, b.binary, "migrate", "up", "-c", b.config).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("migrate: %w\n%s", err, out)
+		return fmt.Errorf("migrate: %w\n%s", err, out)
 	}
-	return b, nil
+	return nil
 }
 
 func connect(ctx context.Context, uri string) (*pgx.Conn, error) {
@@ -169,11 +176,25 @@ func (b *bed) load(ctx context.Context, rows, size int) error {
 		return fmt.Errorf("load: %w", err)
 	}
 	b.marked++
-	if _, err := b.src.Exec(ctx, "INSERT INTO marks VALUES ('mark', $1) ON CONFLICT (id) DO UPDATE SET n = excluded.n", b.marked); err != nil {
+	if _, err := b.src.Exec(ctx, "UPDATE marks SET n = $1 WHERE id = 'mark'", b.marked); err != nil {
 		return fmt.Errorf("mark: %w", err)
 	}
 	// What autovacuum and the checkpointer have to do for the load is not part
 	// of any measurement.
 	_, err := b.src.Exec(ctx, "CHECKPOINT")
 	return err
+}
+
+// endOfLoad is a position after everything loaded, with one more commit past it,
+// so that a reader is told when it is there.
+func (b *bed) endOfLoad(ctx context.Context) (pglogrepl.LSN, error) {
+	var end string
+	if err := b.src.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn()::text").Scan(&end); err != nil {
+		return 0, err
+	}
+	b.marked++
+	if _, err := b.src.Exec(ctx, "UPDATE marks SET n = $1 WHERE id = 'mark'", b.marked); err != nil {
+		return 0, err
+	}
+	return pglogrepl.ParseLSN(end)
 }

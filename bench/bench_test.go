@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,46 @@ func TestReport(t *testing.T) {
 	for _, want := range []string{"a machine", "commit abc", "| 100 | 100000 | 50000 | 0.50 |", "| 3.0 | 1.0 | 6.0 | 10.0 | 10 % |", "1000 rows/s"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the report does not say %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestDiscardingReader(t *testing.T) {
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o711); err != nil { // servers run under another user
+			t.Fatal(err)
+		}
+	}
+	b, err := newBed(t.Context(), dir, settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, sql := range []string{"CREATE PUBLICATION " + publication + " FOR ALL TABLES",
+		"SELECT pg_create_logical_replication_slot('" + naiveSlot + "', 'pgoutput')"} {
+		if _, err := b.src.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second run must not be given the first one's rows
+		if err := b.load(t.Context(), 2000, 100); err != nil {
+			t.Fatal(err)
+		}
+		end, err := b.endOfLoad(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := b.naive(t.Context(), 2000, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.rows != 2000 || m.elapsed <= 0 {
+			t.Errorf("the reader got %d rows in %v", m.rows, m.elapsed)
 		}
 	}
 }

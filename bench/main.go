@@ -70,6 +70,9 @@ func bench(ctx context.Context, s settings) (err error) {
 			err = cerr
 		}
 	}()
+	if err := b.install(ctx); err != nil {
+		return err
+	}
 	r := &report{settings: s, started: time.Now()}
 	if err := b.describe(ctx, r); err != nil {
 		return err

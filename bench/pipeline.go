@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pglogrepl"
 )
 
 // measurement is what one reader did in one run.
@@ -123,20 +121,11 @@ func (b *bed) compare(ctx context.Context, r *report, size, rows int) error {
 	if err := b.load(ctx, rows, size); err != nil {
 		return err
 	}
-	var end string
-	if err := b.src.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&end); err != nil {
-		return err
-	}
-	// One more commit past the end, so that the reader is told of one.
-	b.marked++
-	if _, err := b.src.Exec(ctx, "UPDATE marks SET n = $1 WHERE id = 'mark'", b.marked); err != nil {
-		return err
-	}
-	lsn, err := pglogrepl.ParseLSN(end)
+	end, err := b.endOfLoad(ctx)
 	if err != nil {
 		return err
 	}
-	naive, err := b.naive(ctx, rows, lsn)
+	naive, err := b.naive(ctx, rows, end)
 	if err != nil {
 		return fmt.Errorf("discarding reader: %w", err)
 	}
