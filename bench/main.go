@@ -92,6 +92,9 @@ func bench(ctx context.Context, s settings) (err error) {
 			}
 		}
 	}
+	if err := b.latency(ctx, r); err != nil {
+		return fmt.Errorf("latency: %w", err)
+	}
 	text := r.markdown()
 	fmt.Print(text)
 	if s.out != "" {

@@ -185,3 +185,53 @@ func (b *bed) pipeline(ctx context.Context, rows int) (m measurement, err error)
 	m.memory = peakMemory(cmd.Process.Pid)
 	return m, poll(ctx, time.Minute, func() (bool, error) { return b.arrived(ctx) })
 }
+
+// latency measures, on an idle pipeline, from the return of a COMMIT on the
+// source to the moment another connection sees the checkpoint that holds it.
+func (b *bed) latency(ctx context.Context, r *report) (err error) {
+	const commits = 300
+	progress("latency of %d single commits", commits)
+	_, stop, err := b.decoder(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := poll(ctx, time.Minute, func() (bool, error) { return b.arrived(ctx) }); err != nil {
+		return err
+	}
+	for i := range commits + 20 {
+		before, _, err := b.position(ctx)
+		if err != nil {
+			return err
+		}
+		b.marked++
+		if _, err := b.src.Exec(ctx, "UPDATE marks SET n = $1 WHERE id = 'mark'", b.marked); err != nil {
+			return err
+		}
+		start := time.Now()
+		for deadline := start.Add(30 * time.Second); ; {
+			op, _, err := b.position(ctx)
+			if err != nil {
+				return err
+			}
+			if op > before {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("commit %d is in no checkpoint after 30 s", i)
+			}
+		}
+		if i >= 20 { // the first warm up
+			r.latencies = append(r.latencies, time.Since(start))
+		}
+		// Wait a little, so that each commit finds the pipeline idle.
+		t := time.NewTimer(10 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+	return nil
+}

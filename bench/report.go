@@ -16,6 +16,8 @@ type report struct {
 	start time.Duration // process start to the first checkpoint with everything
 	copy  measurement
 	pairs []pair
+	// latencies are from COMMIT on the source to a visible checkpoint, idle.
+	latencies []time.Duration
 }
 
 // pair is one run: both readers had the same rows.
@@ -84,6 +86,13 @@ func (r *report) markdown() string {
 		"%.1f µs of CPU per row in millrace and %.1f in the sidecar, peak memory %d MiB.",
 		r.copy.rows, r.copy.rate(), r.copy.elapsed.Seconds(), r.start.Seconds(),
 		r.copy.perRow(r.copy.ours), r.copy.perRow(r.copy.sidecar), r.copy.memory>>20)
+	if n := len(r.latencies); n > 0 {
+		l := slices.Sorted(slices.Values(r.latencies))
+		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+		p("")
+		p("From COMMIT on the source to a checkpoint that another connection sees, idle, %d single commits: median %.1f ms, 99th percentile %.1f ms, longest %.1f ms.",
+			n, ms(l[n/2]), ms(l[n*99/100]), ms(l[n-1]))
+	}
 	return b.String()
 }
 

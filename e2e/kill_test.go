@@ -137,6 +137,68 @@ func TestKillDuringInitialCopy(t *testing.T) {
 	}
 }
 
+// kill -9 in the first moments of the first start, again and again: the slot is
+// recorded, created, its snapshot stored, the rules deployed; wherever it was,
+// exactly one slot is there in the end (RA-08).
+func TestKillDuringFirstStart(t *testing.T) {
+	s := newSystem(t, options{rules: streamRules})
+	s.onSource(`INSERT INTO items SELECT g, 'o' || 1 + g % 12, 'a', g, 't' || g, CASE WHEN g % 7 = 0 THEN repeat(md5(g::text), 90) END FROM generate_series(1, 5000) g`)
+	l := startLoad(s.sourceURI, 2, 91)
+	rnd := rand.New(rand.NewPCG(91, 11))
+	for range 20 {
+		p := s.start()
+		waitFor(t, time.Duration(10+rnd.IntN(350))*time.Millisecond)
+		p.kill9(t)
+	}
+	s.start()
+	if _, err := l.Stop(); err != nil {
+		t.Error(err)
+	}
+	s.caughtUp(startTimeout)
+	if n := query[int](t, s.sourceURI, `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`); n != 1 {
+		t.Errorf("%d slots on the source, want 1", n)
+	}
+	s.oracle()
+	s.checkFootprint()
+}
+
+// A transaction left open on the source, on a table nobody syncs, holds up the
+// first start: it says so, names the process, and goes on when that ends
+// (RA-07).
+func TestFirstStartBehindOpenTransaction(t *testing.T) {
+	s := newSystem(t, options{ownSource: true})
+	ctx := t.Context()
+	conn, err := connectAs(ctx, s.sourceURI, "e2e-idle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, `INSERT INTO unrelated VALUES (1, 'open')`); err != nil {
+		t.Fatal(err)
+	}
+	pid := fmt.Sprint(conn.PgConn().PID())
+	p := s.start()
+	pgtest.Eventually(t, 40*time.Second, func() error {
+		told, err := tryQuery[string](s.sidecarURI, `SELECT coalesce(string_agg(waiting_for, ' '), '') FROM millrace.source_reports`)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(told+p.log.text(), pid) {
+			return fmt.Errorf("neither the status (%q) nor the log names process %s:\n%s", told, pid, p.log.tail(10))
+		}
+		return nil
+	})
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.caughtUp(startTimeout)
+	s.oracle()
+}
+
 // kill -9 several times while one large transaction is being applied, and none
 // of it may show before all of it does (I3).
 func TestKillDuringLargeTransaction(t *testing.T) {
