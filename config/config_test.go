@@ -69,7 +69,7 @@ auth:
   max_token_lifetime: 1d12h
 decoder: { batch_max_bytes: 64KiB, spool_max: 1TiB, snapshot_workers: 3, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
 compaction: { interval: 2m, horizon: 0s }
-history: { keep: 0d }
+history: { keep: 1d }
 telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json }
 `, "SECOND=postgres://two/b", "KEY=c2VjcmV0")
 	want := &Config{
@@ -92,6 +92,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 		},
 		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
 		Compaction: Compaction{Interval: 2 * time.Minute},
+		History:    History{Keep: 24 * time.Hour},
 		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -38,6 +38,7 @@ func (d *decoder) validate(c *Config) {
 	d.validateAuth(&c.Auth)
 	d.validateDecoder(&c.Decoder)
 	d.atLeast("compaction.interval", c.Compaction.Interval, time.Second)
+	d.atLeast("history.keep", c.History.Keep, time.Minute)
 	d.oneOf("telemetry.log_format", c.Telemetry.LogFormat, "text", "json")
 	if c.Telemetry.MetricsListen != "" {
 		d.address("telemetry.metrics_listen", c.Telemetry.MetricsListen)
