@@ -1,0 +1,585 @@
+package syncrules
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/millrace/millrace"
+)
+
+// maxJSONDepth bounds the nesting of JSON texts that expressions read.
+const maxJSONDepth = 500
+
+type jsonKind uint8
+
+const (
+	jsonNull jsonKind = iota
+	jsonTrue
+	jsonFalse
+	jsonInteger // a number without point and exponent
+	jsonReal
+	jsonString
+	jsonArray
+	jsonObject
+)
+
+// jsonNode is a value, or the key of an object's member (then the value
+// follows).
+type jsonNode struct {
+	kind    jsonKind
+	escaped bool // a string that has escapes
+	// start and end are where the node stands in the text; next is the index
+	// of the node behind it and everything inside it.
+	start, end, next int32
+}
+
+// jsonTape is a JSON text taken apart into nodes in document order. It is
+// reused from text to text.
+type jsonTape struct {
+	text  string
+	nodes []jsonNode
+	depth int
+}
+
+// parse reads strict JSON. The error says what is wrong; empty if nothing.
+func (t *jsonTape) parse(text string) string {
+	t.text, t.nodes, t.depth = text, t.nodes[:0], 0
+	if len(text) > 1<<30 {
+		return "text is too long to be read as JSON"
+	}
+	i, err := t.value(t.space(0))
+	if err != "" {
+		return err
+	}
+	if t.space(i) != len(text) {
+		return "invalid JSON"
+	}
+	return ""
+}
+
+func (t *jsonTape) space(i int) int {
+	for i < len(t.text) && (t.text[i] == ' ' || t.text[i] == '\n' || t.text[i] == '\t' || t.text[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+func (t *jsonTape) value(i int) (int, string) {
+	if i >= len(t.text) {
+		return i, "invalid JSON"
+	}
+	at := len(t.nodes)
+	t.nodes = append(t.nodes, jsonNode{start: int32(i)})
+	var err string
+	var kind jsonKind
+	end := i
+	switch c := t.text[i]; {
+	case c == '{':
+		kind = jsonObject
+		end, err = t.object(i, at)
+	case c == '[':
+		kind = jsonArray
+		end, err = t.array(i)
+	case c == '"':
+		kind = jsonString
+		end, t.nodes[at].escaped, err = t.str(i)
+	case c == '-' || c >= '0' && c <= '9':
+		end, kind, err = t.number(i)
+	default:
+		end, kind, err = t.word(i)
+	}
+	if err != "" {
+		return end, err
+	}
+	n := &t.nodes[at]
+	n.kind, n.end, n.next = kind, int32(end), int32(len(t.nodes))
+	return end, ""
+}
+
+func (t *jsonTape) word(i int) (int, jsonKind, string) {
+	rest := t.text[i:]
+	switch {
+	case strings.HasPrefix(rest, "null"):
+		return i + 4, jsonNull, ""
+	case strings.HasPrefix(rest, "true"):
+		return i + 4, jsonTrue, ""
+	case strings.HasPrefix(rest, "false"):
+		return i + 5, jsonFalse, ""
+	}
+	return i, jsonNull, "invalid JSON"
+}
+
+func (t *jsonTape) number(i int) (int, jsonKind, string) {
+	s, kind := t.text, jsonInteger
+	if s[i] == '-' {
+		i++
+	}
+	n := countDigits(s[i:])
+	if n == 0 || n > 1 && s[i] == '0' {
+		return i, kind, "invalid JSON"
+	}
+	i += n
+	if i < len(s) && s[i] == '.' {
+		n := countDigits(s[i+1:])
+		if n == 0 {
+			return i, kind, "invalid JSON"
+		}
+		i += 1 + n
+		kind = jsonReal
+	}
+	if i < len(s) && (s[i] == 'e' || s[i] == 'E') {
+		i++
+		if i < len(s) && (s[i] == '+' || s[i] == '-') {
+			i++
+		}
+		n := countDigits(s[i:])
+		if n == 0 {
+			return i, kind, "invalid JSON"
+		}
+		i += n
+		kind = jsonReal
+	}
+	return i, kind, ""
+}
+
+func (t *jsonTape) str(i int) (end int, escaped bool, err string) {
+	s := t.text
+	for i++; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return i + 1, escaped, ""
+		case c < 0x20:
+			return i, escaped, "invalid JSON"
+		case c == '\\':
+			escaped = true
+			i++
+			if i >= len(s) {
+				return i, escaped, "invalid JSON"
+			}
+			if s[i] == 'u' {
+				if i+4 >= len(s) || !isHex(s[i+1]) || !isHex(s[i+2]) || !isHex(s[i+3]) || !isHex(s[i+4]) {
+					return i, escaped, "invalid JSON"
+				}
+				i += 4
+			} else if strings.IndexByte(`"\/bfnrt`, s[i]) < 0 {
+				return i, escaped, "invalid JSON"
+			}
+		}
+	}
+	return i, escaped, "invalid JSON"
+}
+
+func (t *jsonTape) array(i int) (int, string) {
+	if t.depth++; t.depth > maxJSONDepth {
+		return i, "JSON is nested too deep"
+	}
+	i = t.space(i + 1)
+	if i < len(t.text) && t.text[i] == ']' {
+		t.depth--
+		return i + 1, ""
+	}
+	for {
+		end, err := t.value(i)
+		if err != "" {
+			return end, err
+		}
+		i = t.space(end)
+		if i >= len(t.text) {
+			return i, "invalid JSON"
+		}
+		switch t.text[i] {
+		case ']':
+			t.depth--
+			return i + 1, ""
+		case ',':
+			i = t.space(i + 1)
+		default:
+			return i, "invalid JSON"
+		}
+	}
+}
+
+func (t *jsonTape) object(i, at int) (int, string) {
+	if t.depth++; t.depth > maxJSONDepth {
+		return i, "JSON is nested too deep"
+	}
+	i = t.space(i + 1)
+	if i < len(t.text) && t.text[i] == '}' {
+		t.depth--
+		return i + 1, ""
+	}
+	members := 0
+	for {
+		if i >= len(t.text) || t.text[i] != '"' {
+			return i, "invalid JSON"
+		}
+		key := len(t.nodes)
+		end, err := t.value(i)
+		if err != "" {
+			return end, err
+		}
+		i = t.space(end)
+		if i >= len(t.text) || t.text[i] != ':' {
+			return i, "invalid JSON"
+		}
+		if end, err = t.value(t.space(i + 1)); err != "" {
+			return end, err
+		}
+		members++
+		if members <= 64 {
+			if msg := t.checkDuplicate(at, key); msg != "" {
+				return end, msg
+			}
+		}
+		i = t.space(end)
+		if i >= len(t.text) {
+			return i, "invalid JSON"
+		}
+		switch t.text[i] {
+		case '}':
+			t.depth--
+			if members > 64 {
+				return i + 1, t.checkDuplicates(at, len(t.nodes))
+			}
+			return i + 1, ""
+		case ',':
+			i = t.space(i + 1)
+		default:
+			return i, "invalid JSON"
+		}
+	}
+}
+
+const duplicateKey = "JSON object has a key twice with different values"
+
+// checkDuplicate compares the newest member, whose key is node key, with the
+// ones before it in the object at node at.
+func (t *jsonTape) checkDuplicate(at, key int) string {
+	for k := at + 1; k < key; {
+		v := int(t.nodes[k].next)
+		if t.sameString(k, key) && t.raw(v) != t.raw(key+1) && t.normal(v) != t.normal(key+1) {
+			return duplicateKey
+		}
+		k = int(t.nodes[v].next)
+	}
+	return ""
+}
+
+// checkDuplicates compares all members of a large object.
+func (t *jsonTape) checkDuplicates(at, end int) string {
+	seen := map[string]int{}
+	for k := at + 1; k < end; {
+		v := int(t.nodes[k].next)
+		key := t.decode(k)
+		if old, ok := seen[key]; ok && t.normal(old) != t.normal(v) {
+			return duplicateKey
+		}
+		seen[key] = v
+		k = int(t.nodes[v].next)
+	}
+	return ""
+}
+
+func (t *jsonTape) sameString(a, b int) bool {
+	if !t.nodes[a].escaped && !t.nodes[b].escaped {
+		return t.raw(a) == t.raw(b)
+	}
+	return t.decode(a) == t.decode(b)
+}
+
+func (t *jsonTape) raw(n int) string { return t.text[t.nodes[n].start:t.nodes[n].end] }
+
+// normal is the node written again in normal form.
+func (t *jsonTape) normal(n int) string { return string(t.appendJSON(nil, n, false)) }
+
+// decode is the text of a string node.
+func (t *jsonTape) decode(n int) string {
+	node := t.nodes[n]
+	s := t.text[node.start+1 : node.end-1]
+	if !node.escaped {
+		return s
+	}
+	return view(appendUnescaped(nil, s))
+}
+
+func appendUnescaped(b []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			b = append(b, s[i])
+			continue
+		}
+		i++
+		switch c := s[i]; c {
+		case 'b':
+			b = append(b, '\b')
+		case 'f':
+			b = append(b, '\f')
+		case 'n':
+			b = append(b, '\n')
+		case 'r':
+			b = append(b, '\r')
+		case 't':
+			b = append(b, '\t')
+		case 'u':
+			r := hexRune(s[i+1 : i+5])
+			i += 4
+			if utf16.IsSurrogate(r) {
+				low := rune(utf8.RuneError)
+				if i+6 < len(s)+0 && s[i+1] == '\\' && s[i+2] == 'u' {
+					low = utf16.DecodeRune(r, hexRune(s[i+3:i+7]))
+				}
+				if low != utf8.RuneError {
+					i += 6
+				}
+				r = low
+			}
+			b = utf8.AppendRune(b, r)
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+func hexRune(s string) rune {
+	n, err := strconv.ParseUint(s, 16, 32)
+	if err != nil {
+		return utf8.RuneError
+	}
+	return rune(n)
+}
+
+// appendJSON writes a node in normal form: no spaces, reals recognisable as
+// such, integers with all their digits, or as reals if asReals is set.
+func (t *jsonTape) appendJSON(b []byte, n int, asReals bool) []byte {
+	node := t.nodes[n]
+	switch node.kind {
+	case jsonInteger:
+		if asReals {
+			return millrace.AppendRealJSON(b, parseReal(t.raw(n)))
+		}
+		if raw := t.raw(n); raw != "-0" {
+			return append(b, raw...)
+		}
+		return append(b, '0')
+	case jsonReal:
+		return millrace.AppendRealJSON(b, parseReal(t.raw(n)))
+	case jsonString:
+		if !node.escaped {
+			return append(b, t.raw(n)...)
+		}
+		return millrace.AppendTextJSON(b, t.decode(n))
+	case jsonArray:
+		b = append(b, '[')
+		for c := n + 1; c < int(node.next); c = int(t.nodes[c].next) {
+			if c > n+1 {
+				b = append(b, ',')
+			}
+			b = t.appendJSON(b, c, asReals)
+		}
+		return append(b, ']')
+	case jsonObject:
+		b = append(b, '{')
+		for k := n + 1; k < int(node.next); {
+			v := int(t.nodes[k].next)
+			if k > n+1 {
+				b = append(b, ',')
+			}
+			b = t.appendJSON(b, k, asReals)
+			b = append(b, ':')
+			b = t.appendJSON(b, v, asReals)
+			k = int(t.nodes[v].next)
+		}
+		return append(b, '}')
+	}
+	return append(b, t.raw(n)...)
+}
+
+// value turns a node into a SQL value; objects and arrays become JSON text in
+// the env's buffer.
+func (t *jsonTape) sqlValue(e *env, n int) millrace.Value {
+	node := t.nodes[n]
+	switch node.kind {
+	case jsonTrue:
+		return millrace.Integer(1)
+	case jsonFalse:
+		return millrace.Integer(0)
+	case jsonInteger:
+		if i, err := strconv.ParseInt(t.raw(n), 10, 64); err == nil {
+			return millrace.Integer(i)
+		}
+		return millrace.Real(parseReal(t.raw(n)))
+	case jsonReal:
+		return millrace.Real(parseReal(t.raw(n)))
+	case jsonString:
+		if !node.escaped {
+			return millrace.Text(t.text[node.start+1 : node.end-1])
+		}
+		start := len(e.buf)
+		e.buf = appendUnescaped(e.buf, t.text[node.start+1:node.end-1])
+		return e.made(start)
+	case jsonArray, jsonObject:
+		return t.jsonText(e, n)
+	}
+	return millrace.Null
+}
+
+// jsonText is a node as JSON text.
+func (t *jsonTape) jsonText(e *env, n int) millrace.Value {
+	start := len(e.buf)
+	e.buf = t.appendJSON(e.buf, n, false)
+	return e.made(start)
+}
+
+// member finds a member of an object or an element of an array; -1 if there
+// is none.
+func (t *jsonTape) member(n int, key string) int {
+	node := t.nodes[n]
+	switch node.kind {
+	case jsonObject:
+		for k := n + 1; k < int(node.next); {
+			v := int(t.nodes[k].next)
+			if t.nodes[k].escaped && t.decode(k) == key || !t.nodes[k].escaped && t.text[t.nodes[k].start+1:t.nodes[k].end-1] == key {
+				return v
+			}
+			k = int(t.nodes[v].next)
+		}
+	case jsonArray:
+		if !isIndex(key) {
+			return -1
+		}
+		want, err := strconv.Atoi(key)
+		if err != nil {
+			return -1
+		}
+		i := 0
+		for c := n + 1; c < int(node.next); c = int(t.nodes[c].next) {
+			if i == want {
+				return c
+			}
+			i++
+		}
+	}
+	return -1
+}
+
+// isIndex tells whether a text is an array index in its usual form.
+func isIndex(s string) bool {
+	return s != "" && len(s) <= 10 && countDigits(s) == len(s) && (s == "0" || s[0] != '0')
+}
+
+// pathMode says how the key of a JSON operator is read.
+type pathMode uint8
+
+const (
+	pathKey    pathMode = iota // the name of one member
+	pathDotted                 // names separated by dots
+	pathDollar                 // the same behind a first part that is dropped
+	// pathLegacyNull: JSON null is null through -> and the text 'null'
+	// through ->>.
+	pathLegacyNull pathMode = 1 << 4
+)
+
+// find follows a path from the root; -1 if it leads nowhere.
+func (t *jsonTape) find(path string, mode pathMode) int {
+	mode &^= pathLegacyNull
+	if mode == pathKey {
+		return t.member(0, path)
+	}
+	if mode == pathDollar {
+		i := strings.IndexByte(path, '.')
+		if i < 0 {
+			return 0
+		}
+		path = path[i+1:]
+	}
+	at := 0
+	for {
+		key, rest, more := strings.Cut(path, ".")
+		if at = t.member(at, key); at < 0 || !more {
+			return at
+		}
+		path = rest
+	}
+}
+
+// extract is x -> path, or x ->> path.
+func extract(e *env, x millrace.Value, path string, mode pathMode, asText bool) millrace.Value {
+	if x.IsNull() {
+		return x
+	}
+	if msg := e.json.parse(e.text(x)); msg != "" {
+		return e.fail("%s", msg)
+	}
+	n := e.json.find(path, mode)
+	if n < 0 {
+		return millrace.Null
+	}
+	if mode&pathLegacyNull != 0 && e.json.nodes[n].kind == jsonNull {
+		if asText {
+			return millrace.Text("null")
+		}
+		return millrace.Null
+	}
+	if asText {
+		return e.json.sqlValue(e, n)
+	}
+	return e.json.jsonText(e, n)
+}
+
+// inArray is x IN array: null if either is null, else whether an element of
+// the JSON array equals x.
+func inArray(e *env, x, array millrace.Value) millrace.Value {
+	if x.IsNull() || array.IsNull() {
+		return millrace.Null
+	}
+	if !e.parseArray(&e.json, array, "IN") {
+		return millrace.Null
+	}
+	return millrace.Bool(e.json.contains(e, x))
+}
+
+// contains tells whether the array at the root has an element equal to x.
+func (t *jsonTape) contains(e *env, x millrace.Value) bool {
+	for c := 1; c < len(t.nodes); c = int(t.nodes[c].next) {
+		if v := t.sqlValue(e, c); !v.IsNull() && equal(x, v) {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *env) parseArray(t *jsonTape, v millrace.Value, what string) bool {
+	if v.Kind() != millrace.KindText {
+		e.fail("%s needs the text of a JSON array, not %s", what, v.Kind())
+		return false
+	}
+	if msg := t.parse(v.Str()); msg != "" {
+		e.fail("%s needs the text of a JSON array: %s", what, msg)
+		return false
+	}
+	if t.nodes[0].kind != jsonArray {
+		e.fail("%s needs the text of a JSON array, not of another JSON value", what)
+		return false
+	}
+	return true
+}
+
+// overlap is a && b: null if either is null, else whether two JSON arrays have
+// an equal element.
+func overlap(e *env, a, b millrace.Value) millrace.Value {
+	if a.IsNull() || b.IsNull() {
+		return millrace.Null
+	}
+	if !e.parseArray(&e.json, a, "&&") || !e.parseArray(&e.json2, b, "&&") {
+		return millrace.Null
+	}
+	for c := 1; c < len(e.json.nodes); c = int(e.json.nodes[c].next) {
+		if v := e.json.sqlValue(e, c); !v.IsNull() && e.json2.contains(e, v) {
+			return millrace.Integer(1)
+		}
+	}
+	return millrace.Integer(0)
+}
