@@ -1,0 +1,119 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// upkeep is the Writer's own housekeeping: thinning the log of checkpoints and
+// deleting what history.keep no longer covers.
+type upkeep struct {
+	next    time.Time
+	thinned int64 // checkpoints up to this seq have been thinned
+}
+
+const (
+	upkeepEvery   = time.Minute
+	upkeepMore    = time.Second // while there is more to do
+	upkeepRows    = 2_000       // per step, so that a flush waits a few milliseconds at most
+	checkpointAge = time.Hour   // checkpoints older than this are thinned
+)
+
+// maintain does one small step now and then, between flushes, in a
+// transaction of its own. A failure is logged: the next step tries again, and
+// a session that ended fails the next flush.
+func (w *Writer) maintain(ctx context.Context) {
+	if now := time.Now(); now.Before(w.upkeep.next) || w.flush.begun {
+		return
+	}
+	w.upkeep.next = time.Now().Add(upkeepEvery)
+	more, err := w.maintainStep(ctx, checkpointAge)
+	if err != nil {
+		w.opts.Logger.Warn("upkeep of the sidecar failed", "error", err)
+		return
+	}
+	if more {
+		w.upkeep.next = time.Now().Add(upkeepMore)
+	}
+}
+
+// maintainStep reports whether there is more to do.
+func (w *Writer) maintainStep(ctx context.Context, age time.Duration) (more bool, err error) {
+	thinned := w.upkeep.thinned
+	err = w.fenced(ctx, "upkeep", func(tx pgx.Tx) error {
+		full, err := thinCheckpoints(ctx, tx, &thinned, age)
+		if err != nil {
+			return err
+		}
+		more = full
+		full, err = w.forgetEnded(ctx, tx)
+		more = more || full
+		return err
+	})
+	if err == nil {
+		w.upkeep.thinned = thinned
+	}
+	return more, err
+}
+
+// thinCheckpoints keeps, of the checkpoints older than age, the last of each
+// minute without its arrays.
+func thinCheckpoints(ctx context.Context, tx pgx.Tx, thinned *int64, age time.Duration) (full bool, err error) {
+	var last *int64
+	var n int
+	err = tx.QueryRow(ctx, `
+		WITH page AS MATERIALIZED (
+			SELECT seq, at, date_trunc('minute', at) <> date_trunc('minute', lead(at) OVER (ORDER BY seq)) AS keep
+			FROM (SELECT seq, at FROM millrace.checkpoint_log WHERE seq > $1 AND at < clock_timestamp() - $2::interval
+				ORDER BY seq LIMIT $3) p),
+		gone AS (
+			DELETE FROM millrace.checkpoint_log c USING page p WHERE c.seq = p.seq AND NOT p.keep),
+		kept AS (
+			UPDATE millrace.checkpoint_log c SET buckets = NULL, lookups = NULL FROM page p
+			WHERE c.seq = p.seq AND p.keep AND (c.buckets IS NOT NULL OR c.lookups IS NOT NULL))
+		SELECT max(seq) FILTER (WHERE keep IS NOT NULL), count(*) FROM page`, *thinned, age, upkeepRows).Scan(&last, &n)
+	if err != nil {
+		return false, fmt.Errorf("thin the log of checkpoints: %w", err)
+	}
+	if last != nil {
+		*thinned = *last
+	}
+	return n == upkeepRows, nil
+}
+
+// forgetEnded deletes ended outputs, ended lookups and checkpoints from before
+// history.keep.
+func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx) (full bool, err error) {
+	var seq, op int64
+	err = tx.QueryRow(ctx, `
+		SELECT seq, op_id FROM millrace.checkpoint_log WHERE at < clock_timestamp() - $1::interval
+		ORDER BY seq DESC LIMIT 1`, w.opts.HistoryKeep).Scan(&seq, &op)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find the end of the history that is kept: %w", err)
+	}
+	for _, q := range []struct {
+		sql   string
+		bound int64
+	}{
+		{`DELETE FROM millrace.ended_outputs WHERE ended_op IN (
+			SELECT ended_op FROM millrace.ended_outputs WHERE ended_op <= $1 ORDER BY ended_op LIMIT $2)`, op},
+		{`DELETE FROM millrace.lookups WHERE added IN (
+			SELECT added FROM millrace.lookups WHERE removed <= $1 AND removed < 9223372036854775807 ORDER BY removed LIMIT $2)`, op},
+		{`DELETE FROM millrace.checkpoint_log WHERE seq IN (
+			SELECT seq FROM millrace.checkpoint_log WHERE seq < $1 ORDER BY seq LIMIT $2)`, seq},
+	} {
+		tag, err := tx.Exec(ctx, q.sql, q.bound, upkeepRows)
+		if err != nil {
+			return false, fmt.Errorf("delete history that is no longer kept: %w", err)
+		}
+		full = full || tag.RowsAffected() == upkeepRows
+	}
+	return full, nil
+}

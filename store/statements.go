@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The statements of the row path, prepared once a term. Parameters and results
+// are binary. Each has a test that its plan uses the index meant for it.
+const (
+	stmtRowState = "millrace_row_state"
+	stmtLookups  = "millrace_lookups"
+	stmtBuckets  = "millrace_buckets"
+	stmtWide     = "millrace_wide"
+
+	stmtStatePage   = "millrace_state_page"
+	stmtLookupsPage = "millrace_lookups_page"
+
+	stmtStateDelete   = "millrace_state_delete"
+	stmtTotalsInsert  = "millrace_totals_insert"
+	stmtTotalsUpdate  = "millrace_totals_update"
+	stmtLookupsClose  = "millrace_lookups_close"
+	stmtLookupsDelete = "millrace_lookups_delete"
+	stmtWideDelete    = "millrace_wide_delete"
+	stmtWideStore     = "millrace_wide_store"
+	stmtErrorsDelete  = "millrace_errors_delete"
+	stmtErrorsInsert  = "millrace_errors_insert"
+
+	stmtPosition   = "millrace_position"
+	stmtCheckpoint = "millrace_checkpoint"
+	stmtNotify     = "millrace_notify"
+	stmtHead       = "millrace_head"
+)
+
+var statements = map[string]string{
+	stmtRowState: `
+		SELECT row_key, outputs FROM millrace.row_state
+		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])`,
+	stmtLookups: `
+		SELECT row_key, added, key, outputs FROM millrace.lookups
+		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])
+		AND removed = 9223372036854775807`,
+	stmtBuckets: `
+		SELECT name, id FROM millrace.bucket_names
+		WHERE definition = $1::int4 AND name = ANY ($2::text[])`,
+	stmtWide: `
+		SELECT row_key, "values" FROM millrace.row_wide
+		WHERE source_table = $1::int4 AND row_key = ANY ($2::text[])`,
+
+	stmtStatePage: `
+		SELECT row_key, outputs FROM millrace.row_state
+		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key > $3::text
+		ORDER BY definition, source_table, row_key LIMIT $4::int4`,
+	stmtLookupsPage: `
+		SELECT added FROM millrace.lookups
+		WHERE definition = $1::int4 AND source_table = $2::int4 AND removed = 9223372036854775807
+		ORDER BY definition, source_table, row_key LIMIT $3::int4`,
+
+	stmtStateDelete: `
+		DELETE FROM millrace.row_state
+		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])`,
+	stmtTotalsInsert: `
+		INSERT INTO millrace.bucket_totals (bucket, last_op, ops, rows, bytes, checksum)
+		SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int4[])`,
+	// The sum wraps at 32 bits: unsigned addition, then the sign put back.
+	stmtTotalsUpdate: `
+		UPDATE millrace.bucket_totals t SET
+			last_op = d.last_op, ops = t.ops + d.ops, rows = t.rows + d.rows, bytes = t.bytes + d.bytes,
+			checksum = ((((t.checksum::int8 + d.checksum) & 4294967295) # 2147483648) - 2147483648)::int4
+		FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int4[])
+			AS d (bucket, last_op, ops, rows, bytes, checksum)
+		WHERE t.bucket = d.bucket`,
+	stmtLookupsClose: `
+		UPDATE millrace.lookups l SET removed = d.removed
+		FROM unnest($1::int8[], $2::int8[]) AS d (added, removed)
+		WHERE l.added = d.added`,
+	stmtLookupsDelete: `
+		DELETE FROM millrace.lookups WHERE added = ANY ($1::int8[])`,
+	stmtWideDelete: `
+		DELETE FROM millrace.row_wide w
+		USING unnest($1::int4[], $2::text[]) AS d (source_table, row_key)
+		WHERE w.source_table = d.source_table AND w.row_key = d.row_key`,
+	stmtWideStore: `
+		INSERT INTO millrace.row_wide (source_table, row_key, "values")
+		SELECT * FROM unnest($1::int4[], $2::text[], $3::bytea[])
+		ON CONFLICT (source_table, row_key) DO UPDATE SET "values" = excluded."values"`,
+	stmtErrorsDelete: `
+		DELETE FROM millrace.row_errors e
+		USING unnest($1::int4[], $2::int4[], $3::text[]) AS d (definition, source_table, row_key)
+		WHERE e.definition = d.definition AND e.source_table = d.source_table AND e.row_key = d.row_key`,
+	stmtErrorsInsert: `
+		INSERT INTO millrace.row_errors (definition, source_table, row_key, message)
+		SELECT * FROM unnest($1::int4[], $2::int4[], $3::text[], $4::text[])
+		ON CONFLICT (definition, source_table, row_key) DO UPDATE SET message = excluded.message, at = excluded.at`,
+
+	stmtPosition: `
+		UPDATE millrace.sources SET durable = greatest(durable, $2::text::pg_lsn) WHERE id = $1::int2`,
+	stmtCheckpoint: `
+		INSERT INTO millrace.checkpoint_log (seq, op_id, at, published, lsns, buckets, lookups)
+		VALUES ($1::int8, $2::int8, clock_timestamp(), $3::timestamptz, $4::text::jsonb, $5::int8[], $6::int4[])`,
+	// Notifications are hints. A queue that fills up is left alone before it
+	// makes COMMIT fail for everybody; relays poll anyway.
+	stmtNotify: `
+		SELECT CASE WHEN pg_notification_queue_usage() < 0.5 THEN pg_notify('millrace', $1::text) END`,
+	// Last in every flush. Without the fence there is no row, and the division
+	// by zero keeps the COMMIT sent with it from happening.
+	stmtHead: `
+		WITH moved AS (
+			UPDATE millrace.head SET op_id = $2::int8, seq = $3::int8, published = greatest(published, $4::timestamptz),
+				at = (SELECT c.at FROM millrace.checkpoint_log c WHERE c.seq = $3::int8)
+			WHERE fence = $1::int8
+			RETURNING at)
+		SELECT (SELECT at FROM moved), 1 / (SELECT count(*) FROM moved)`,
+}
+
+func (w *Writer) prepare(ctx context.Context) error {
+	for name, text := range statements {
+		if _, err := w.pg.Prepare(ctx, name, text, nil); err != nil {
+			return w.failure(fmt.Sprintf("prepare %s", name), err)
+		}
+	}
+	return nil
+}
+
+var binaryFormat = []int16{1}
+
+// batch is a list of statements sent together.
+type batch struct {
+	list pgconn.Batch
+	n    int
+}
+
+func (b *batch) add(statement string, params ...[]byte) {
+	b.list.ExecPrepared(statement, params, binaryFormat, binaryFormat)
+	b.n++
+}
+
+// text adds a statement without parameters or results.
+func (b *batch) text(sql string) {
+	b.list.ExecParams(sql, nil, nil, nil, nil)
+	b.n++
+}
+
+// run sends a batch and calls each for every row of each result, whose values
+// are valid until it returns. It gives how many statements had finished when
+// an error came. A batch that changes tables must come after begin.
+func (w *Writer) run(ctx context.Context, b *batch, each func(statement int, row [][]byte) error) (done int, err error) {
+	if b.n == 0 {
+		return 0, nil
+	}
+	results := w.pg.ExecBatch(ctx, &b.list)
+	for results.NextResult() {
+		r := results.ResultReader()
+		for r.NextRow() {
+			if each == nil || err != nil {
+				continue
+			}
+			err = each(done, r.Values())
+		}
+		if _, closeErr := r.Close(); closeErr != nil {
+			break // Close of the results has the error too
+		}
+		done++
+	}
+	if closeErr := results.Close(); closeErr != nil {
+		return done, closeErr
+	}
+	return done, err
+}
+
+// begin opens the flush's transaction.
+func (w *Writer) begin(ctx context.Context) error {
+	if w.flush.begun {
+		return nil
+	}
+	w.flush.begun = true
+	if _, err := w.pg.Exec(ctx, "BEGIN").ReadAll(); err != nil {
+		return w.failure("begin a flush", err)
+	}
+	return nil
+}
