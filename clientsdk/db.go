@@ -1,0 +1,6 @@
+package clientsdk
+
+// DB is a local database.
+type DB struct {
+	store *store
+}

@@ -1,0 +1,42 @@
+package clientsdk
+
+import (
+	"context"
+	"fmt"
+)
+
+// gateState is what the uplink needs to know of the queue and the gate.
+type gateState struct {
+	Queued int64 // entries waiting for upload
+	Head   int64 // number of the first of them; 0 if there is none
+	Last   int64 // number of the newest entry ever queued
+	// Unacknowledged: local writes were uploaded, or are to be, that no write
+	// checkpoint has been asked for yet.
+	Unacknowledged bool
+}
+
+func (s *store) gate(ctx context.Context) (g gateState, err error) {
+	err = s.readers.QueryRowContext(ctx, `SELECT
+		(SELECT count(*) FROM mr_queue),
+		(SELECT coalesce(min(id), 0) FROM mr_queue),
+		(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mr_queue'),
+		target = ? FROM mr_state`, int64(openTarget)).Scan(&g.Queued, &g.Head, &g.Last, &g.Unacknowledged)
+	if err != nil {
+		return g, fmt.Errorf("read the upload queue: %w", err)
+	}
+	return g, nil
+}
+
+// setTarget stores the write checkpoint that covers everything written locally
+// up to queue entry last, if one is waited for at all. It is ignored, giving
+// false, if something was written since: that write needs a later one.
+func (s *store) setTarget(ctx context.Context, id, last int64) (set bool, err error) {
+	err = s.write(ctx, true, func(t *txn) error {
+		n, err := t.affected(`UPDATE mr_state SET target = ? WHERE target > seen
+			AND NOT EXISTS (SELECT 1 FROM mr_queue)
+			AND (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mr_queue') = ?`, id, last)
+		set = n == 1
+		return err
+	})
+	return set, err
+}
