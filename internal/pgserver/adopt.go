@@ -148,3 +148,25 @@ func isPostgres(pid int) bool {
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+
+// StopIn stops the server that runs on the cluster in dir, if one does.
+func StopIn(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("folder %q: %w", dir, err)
+	}
+	s := &Server{cfg: Config{Dir: dir}}
+	password, err := os.ReadFile(s.passwordFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // no cluster
+	} else if err != nil {
+		return fmt.Errorf("read the cluster's password: %w", err)
+	}
+	s.password = strings.TrimSpace(string(password))
+	ctx, cancel := context.WithTimeout(ctx, startTimeout+stopTimeout)
+	defer cancel()
+	if ok, err := s.adopt(ctx); err != nil || !ok {
+		return err
+	}
+	return s.Stop(ctx)
+}

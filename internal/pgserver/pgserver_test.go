@@ -125,6 +125,23 @@ func TestStartAfterKillWithStalePidFile(t *testing.T) {
 	}
 }
 
+func TestStopIn(t *testing.T) {
+	cfg := config(t, filepath.Join(tempDir(t), "pg"))
+	if err := StopIn(t.Context(), cfg.Dir); err != nil {
+		t.Errorf("without a cluster: %v", err)
+	}
+	s := mustStart(t, cfg)
+	if err := StopIn(t.Context(), cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := StopIn(t.Context(), cfg.Dir); err != nil {
+		t.Errorf("with a stopped cluster: %v", err)
+	}
+}
+
 func TestInterruptedCreationIsRepeated(t *testing.T) {
 	cfg := config(t, filepath.Join(tempDir(t), "pg"))
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "data", "base"), 0o755); err != nil {

@@ -109,6 +109,8 @@ func (s *Server) DataDir() string { return filepath.Join(s.cfg.Dir, "data") }
 // LogFile is where the server writes its log.
 func (s *Server) LogFile() string { return filepath.Join(s.cfg.Dir, "log") }
 
+func (s *Server) passwordFile() string { return filepath.Join(s.cfg.Dir, "password") }
+
 // Adopted tells whether the server was running already.
 func (s *Server) Adopted() bool { return s.adopted }
 
@@ -203,8 +205,7 @@ func (s *Server) ended() bool {
 // create makes the cluster unless it is there. A folder whose making was
 // interrupted is made again: the password file is written last.
 func (s *Server) create(ctx context.Context) error {
-	passwordFile := filepath.Join(s.cfg.Dir, "password")
-	switch b, err := os.ReadFile(passwordFile); {
+	switch b, err := os.ReadFile(s.passwordFile()); {
 	case err == nil:
 		s.password = strings.TrimSpace(string(b))
 		return s.checkVersion()
@@ -256,7 +257,7 @@ func (s *Server) create(ctx context.Context) error {
 			return fmt.Errorf("keep the cluster's password: %w", err)
 		}
 	}
-	if err := os.Rename(pwfile, passwordFile); err != nil {
+	if err := os.Rename(pwfile, s.passwordFile()); err != nil {
 		return fmt.Errorf("keep the cluster's password: %w", err)
 	}
 	return nil
