@@ -116,3 +116,31 @@ func TestDemoRules(t *testing.T) {
 		}
 	}
 }
+
+// TestDemoFile keeps the file the demo runs with equal to the one tested here.
+func TestDemoFile(t *testing.T) {
+	demo, err := os.ReadFile(filepath.Join("..", "demo", "sync.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile(filepath.Join("testdata", "examples", "todos_streams.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(demo) != string(example) {
+		t.Error("demo/sync.yaml and testdata/examples/todos_streams.yaml differ")
+	}
+}
+
+// TestDemoOneBucketPerList: todos are written once, whichever way a user has
+// their list.
+func TestDemoOneBucketPerList(t *testing.T) {
+	for _, name := range []string{"todos_buckets.yaml", "todos_streams.yaml"} {
+		plan := compileFile(t, filepath.Join("testdata", "examples", name)).Bind(demoTables[3])
+		var out Output
+		plan.Evaluator().Eval(demoRows["todos"][0], &out)
+		if len(out.Rows) != 1 || !out.Rows[0].SingleTable || len(out.Lookups) != 0 {
+			t.Errorf("%s: %+v", name, out)
+		}
+	}
+}

@@ -89,6 +89,9 @@ type relation struct {
 	arg   *expr
 	owner *relation
 	mode  eachMode
+	// implicit: made by IN over a constant array, apart: by &&.
+	implicit, apart bool
+	typeName        string // output table of a table's rows; empty for its own name
 	span
 }
 
