@@ -1,0 +1,108 @@
+package decoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+)
+
+// Config says what a term of leadership works on. The zero value of a field
+// stands for its default.
+type Config struct {
+	// Sources are the source servers; at least one.
+	Sources []SourceConfig
+	// RulesFile is the name of the rules file, for messages.
+	RulesFile string
+	// Rules is its content. It is deployed if this content never was.
+	Rules string
+	// BatchMaxBytes is how many bytes of one source transaction are kept in
+	// memory before the rest goes to a spool file, and how much of evaluated
+	// changes goes to the sidecar at once. Default 8 MiB.
+	BatchMaxBytes int64
+	// SpoolDir is where spool files go. Default: a directory in the system's
+	// temporary directory.
+	SpoolDir string
+	// SpoolMax is how many bytes of spool files a source may take. Default 20 GiB.
+	SpoolMax int64
+	// SnapshotWorkers is how many connections for each source copy tables.
+	// Default 2.
+	SnapshotWorkers int
+	// Heartbeat is how often a logical message is written to each source, so
+	// that an idle one does not hold back WAL. Default 60 s, negative for
+	// never.
+	Heartbeat time.Duration
+	// SlotTimeout is how long the creation of a slot may wait for transactions
+	// that are running. Default 10 min.
+	SlotTimeout time.Duration
+	// Logger takes what an operator should see. Default slog.Default.
+	Logger *slog.Logger
+
+	open       func(context.Context, *SourceConfig) (server, error)
+	openReader func(context.Context, *SourceConfig) (chunkReader, error)
+	without    rule // left out by tests
+	pages      uint32
+	maxKeys    int
+}
+
+// SourceConfig is a source server.
+type SourceConfig struct {
+	// Name is the connection tag that rules may use.
+	Name string
+	// URI is the connection string.
+	URI string
+	// Slot is the name of the replication slot. Default "millrace_" and the name.
+	Slot string
+	// Publication is created or extended if the role may. Default "millrace".
+	Publication string
+}
+
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+func (c Config) withDefaults() (Config, error) {
+	if len(c.Sources) == 0 {
+		return c, errors.New("decoder config: no source")
+	}
+	if c.Rules == "" {
+		return c, errors.New("decoder config: no rules")
+	}
+	c.Sources = append([]SourceConfig(nil), c.Sources...)
+	names := map[string]bool{}
+	for i := range c.Sources {
+		s := &c.Sources[i]
+		if s.Name == "" || s.URI == "" {
+			return c, fmt.Errorf("decoder config: source %d has no name or no URI", i+1)
+		}
+		if names[s.Name] {
+			return c, fmt.Errorf("decoder config: two sources are named %q", s.Name)
+		}
+		names[s.Name] = true
+		setDefault(&s.Slot, "millrace_"+s.Name)
+		setDefault(&s.Publication, "millrace")
+		if !slotName.MatchString(s.Slot) {
+			return c, fmt.Errorf("decoder config: slot %q of source %q: a name has 1 to 63 of a-z, 0-9 and _", s.Slot, s.Name)
+		}
+	}
+	setDefault(&c.RulesFile, "rules")
+	setDefault(&c.BatchMaxBytes, 8<<20)
+	setDefault(&c.SpoolMax, 20<<30)
+	setDefault(&c.SnapshotWorkers, 2)
+	setDefault(&c.Heartbeat, time.Minute)
+	setDefault(&c.SlotTimeout, 10*time.Minute)
+	setDefault(&c.Logger, slog.Default())
+	setDefault(&c.pages, firstPages)
+	setDefault(&c.maxKeys, defaultMaxKeys)
+	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 {
+		return c, errors.New("decoder config: negative limit")
+	}
+	return c, nil
+}
+
+func setDefault[T comparable](v *T, to T) {
+	var zero T
+	if *v == zero {
+		*v = to
+	}
+}

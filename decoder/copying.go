@@ -1,0 +1,346 @@
+package decoder
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/millrace/millrace"
+)
+
+// copyRun is a copy of a table under way: the state machine, and what is
+// around it. It belongs to the appender's goroutine.
+type copyRun struct {
+	source  *source
+	table   *tableState
+	saved   millrace.Copy // as it is to be stored
+	machine *tableCopy
+
+	pages uint32 // of the next chunk
+	// toasted: values may be out of line in rows whose size does not show it.
+	toasted bool
+	results map[*chunk]*chunkResult
+	retry   time.Time // no chunk is asked for before
+
+	plan, rereadPlan *tablePlan // of the chunks' columns
+}
+
+// chunkResult is what reading a chunk brought.
+type chunkResult struct {
+	chunk    *chunk
+	snapshot *snapshot
+	head     millrace.LSN // of the source when the snapshot was taken, or later
+	filenode uint32
+	pages    uint32 // of the table
+	toast    int64  // bytes of the table's TOAST relation
+	columns  []planColumn
+	rows     chunkRows
+	bytes    int64
+	err      error
+}
+
+// chunkRows gives the rows of a chunk, in text form.
+type chunkRows interface {
+	// each calls f with the cells of every row; they are valid during the call.
+	each(f func(cells []cell) error) error
+}
+
+const (
+	chunkTarget = 8 << 20 // bytes of a chunk
+	firstPages  = 128
+	minPages    = 8
+	maxPages    = 16_384
+	rereadKeys  = 1_000
+	chunkAgain  = time.Second
+	chunksAhead = 2 // chunks asked for and not merged, for each worker
+)
+
+// chunkEvent is a chunk that was read, or could not be.
+type chunkEvent struct {
+	session *session
+	copy    *copyRun
+	result  *chunkResult
+}
+
+func (e chunkEvent) handle(_ context.Context, a *appender) error {
+	c, r := e.copy, e.result
+	s := c.source
+	if s.session != e.session {
+		return nil
+	}
+	e.session.idle++
+	if r.err != nil {
+		c.machine.failed(r.chunk)
+		c.retry = time.Now().Add(chunkAgain)
+		e.session.copyFailed(c, r.err)
+		return nil
+	}
+	if !c.machine.planned {
+		c.toasted = r.toast > 0 || !c.table.bounded
+	}
+	c.machine.answer(r.chunk, r.snapshot, r.filenode, r.pages)
+	c.results[r.chunk] = r
+	c.adapt(r)
+	s.observe(a, r.snapshot)
+	return nil
+}
+
+// adapt brings the size of chunks nearer to the target.
+func (c *copyRun) adapt(r *chunkResult) {
+	if r.chunk.keys != nil || r.chunk.to <= r.chunk.from {
+		return
+	}
+	perPage := max(1, r.bytes/int64(r.chunk.to-r.chunk.from))
+	pages := uint32(min(maxPages, max(minPages, chunkTarget/perPage)))
+	c.pages = min(pages, 4*c.pages)
+}
+
+// advanceCopies merges the chunks that the stream has reached and asks for
+// more. It is called at a transaction boundary.
+func (s *source) advanceCopies(ctx context.Context, a *appender) error {
+	if s.session == nil {
+		return nil
+	}
+	for _, c := range s.copies {
+		if err := c.mergeReady(ctx, a); err != nil {
+			return fmt.Errorf("copy of %s.%s: %w", c.table.saved.Schema, c.table.saved.Name, err)
+		}
+	}
+	s.finishCopies(a)
+	now := time.Now()
+	behind := false
+	for _, c := range s.copies {
+		for s.session.idle > 0 && len(c.machine.outstanding) < chunksAhead*s.session.workers && now.After(c.retry) {
+			ch := c.machine.ask(c.pages, rereadKeys)
+			if ch == nil {
+				break
+			}
+			s.session.idle--
+			s.session.read(c, ch)
+		}
+		for _, r := range c.results {
+			behind = behind || r.head > s.unseen.at
+		}
+	}
+	s.session.need(s.pollNeed(), behind)
+	return nil
+}
+
+// pollNeed is how often the source's snapshot is asked for.
+func (s *source) pollNeed() pollRate {
+	for _, c := range s.copies {
+		if c.machine.newest == nil {
+			return pollFast
+		}
+		if _, waiting := c.machine.waitingFor(); waiting || !c.machine.entered {
+			return pollFast
+		}
+	}
+	if len(s.unseen.list) > 0 {
+		return pollSlow
+	}
+	return pollNever
+}
+
+// mergeReady merges, in the order they were asked for, the chunks that the
+// stream has reached.
+func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
+	for len(c.machine.outstanding) > 0 {
+		ch := c.machine.outstanding[0]
+		r := c.results[ch]
+		if r == nil || r.head > c.source.unseen.at {
+			return nil
+		}
+		delete(c.results, ch)
+		switch c.machine.judge(ch, r.filenode, r.pages) {
+		case mergeChunk:
+			if err := c.merge(ctx, a, r); err != nil {
+				return err
+			}
+		case restartCopy:
+			a.log.Info("a table was rewritten while it is copied; it is read again from its first page",
+				"source", c.source.config.Name, "table", c.name())
+			c.toasted = c.toasted || r.toast > 0
+			a.noteDirty(c)
+		case repeatChunk, discardChunk:
+		}
+	}
+	return nil
+}
+
+func (c *copyRun) name() string { return c.table.saved.Schema + "." + c.table.saved.Name }
+
+// merge evaluates the rows of a chunk that the stream has nothing newer of.
+// They are in the same flush as the cursor.
+func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error {
+	plan, err := c.chunkPlan(r)
+	if err != nil {
+		return err
+	}
+	merged := int64(0)
+	err = r.rows.each(func(cells []cell) error {
+		key, err := plan.rowKey(&a.batch.text, cells)
+		if err != nil {
+			return err
+		}
+		if c.machine.drops(r.chunk, key) {
+			return nil
+		}
+		merged++
+		change := plan.target.upsert(a.batch, key, cells)
+		if plan.wide && (c.toasted || !plan.narrow(cells)) {
+			if record := plan.wideRecord(cells); record != nil {
+				c.source.eval.storeWide(plan, a.batch, change, key, record)
+			}
+		}
+		c.machine.complete(key)
+		return a.piece(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	c.machine.merged(r.chunk)
+	c.saved.Rows += merged
+	if r.chunk.keys == nil && merged > 0 && c.saved.Estimate < c.saved.Rows {
+		c.saved.Estimate = c.saved.Rows
+	}
+	a.noteDirty(c)
+	return nil
+}
+
+// chunkPlan binds the chunk's columns: for the definitions being built, and if
+// rows are read again, for all that the table feeds, since they are exact.
+func (c *copyRun) chunkPlan(r *chunkResult) (*tablePlan, error) {
+	cached := &c.plan
+	want := func(id millrace.DefinitionID) bool {
+		for _, d := range c.saved.Definitions {
+			if d == id {
+				return true
+			}
+		}
+		return false
+	}
+	if r.chunk.keys != nil {
+		cached = &c.rereadPlan
+		want = func(millrace.DefinitionID) bool { return true }
+	}
+	if p := *cached; p != nil && sameColumns(p.columns, r.columns) {
+		return p, nil
+	}
+	s := c.source
+	p, err := newTablePlan(s.eval.feed, s.tags, c.table, r.columns, s.eval.types, want)
+	if err != nil {
+		return nil, err
+	}
+	if p.target == nil {
+		return nil, fmt.Errorf("no definition reads the table any more")
+	}
+	*cached = p
+	return p, nil
+}
+
+func sameColumns(a, b []planColumn) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !sameColumn(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// noteEntered records that the entry condition holds.
+func (c *copyRun) noteEntered(a *appender) {
+	if !c.machine.entered || c.saved.State != millrace.CopyWaiting {
+		return
+	}
+	c.saved.State = millrace.CopyRunning
+	c.saved.WaitFor = nil
+	c.saved.StartedAt = time.Now()
+	a.noteDirty(c)
+}
+
+// finishCopies takes the exact ones out.
+func (s *source) finishCopies(a *appender) {
+	rest := s.copies[:0]
+	for _, c := range s.copies {
+		if !c.machine.done() || c.saved.State == millrace.CopyWaiting {
+			rest = append(rest, c)
+			continue
+		}
+		c.saved.State = millrace.CopyDone
+		c.saved.DoneAt = time.Now()
+		c.table.copies = without(c.table.copies, c)
+		s.finished[c.saved.ID] = true
+		a.noteDirty(c)
+		a.log.Info("table copied", "source", s.config.Name, "table", c.name(), "rows", c.saved.Rows)
+	}
+	clear(s.copies[len(rest):])
+	s.copies = rest
+}
+
+func without(list []*copyRun, c *copyRun) []*copyRun {
+	var rest []*copyRun
+	for _, other := range list {
+		if other != c {
+			rest = append(rest, other)
+		}
+	}
+	return rest
+}
+
+// store puts the copy's present state into a flush.
+func (c *copyRun) store(f *millrace.Flush) {
+	m := c.machine
+	c.saved.Cursor, c.saved.EndPage, c.saved.Filenode = m.cursor, m.endPage, 0
+	if m.planned {
+		c.saved.Filenode = m.filenode
+	}
+	saved := c.saved
+	f.Copies = append(f.Copies, &saved)
+}
+
+// storeRereads puts the changes of the re-read list into a flush.
+func (c *copyRun) storeRereads(f *millrace.Flush) {
+	for key, added := range c.machine.takeChanges() {
+		r := millrace.Reread{Copy: c.saved.ID, Key: key}
+		if added {
+			f.RereadAdd = append(f.RereadAdd, r)
+		} else {
+			f.RereadDone = append(f.RereadDone, r)
+		}
+	}
+}
+
+// interrupted forgets what lives as long as a session.
+func (c *copyRun) interrupted() {
+	c.machine.interrupted(c.machine.entry)
+	clear(c.results)
+}
+
+// resumeCopy makes the run of a stored copy.
+func resumeCopy(s *source, t *tableState, saved millrace.Copy, rereads []string, config *Config) *copyRun {
+	c := &copyRun{
+		source: s, table: t, saved: saved,
+		machine: newTableCopy(entryCondition{}),
+		pages:   config.pages,
+		toasted: true, // what the first chunk showed is not stored
+		results: map[*chunk]*chunkResult{},
+	}
+	c.machine.without, c.machine.maxKeys = config.without, config.maxKeys
+	switch {
+	case saved.State == millrace.CopyWaiting:
+	case saved.Filenode == 0:
+		c.machine.entered = true
+	default:
+		c.machine.resume(saved.Filenode, saved.EndPage, saved.Cursor)
+	}
+	for _, key := range rereads {
+		c.machine.reread[key] = false
+	}
+	t.copies = append(t.copies, c)
+	s.copies = append(s.copies, c)
+	return c
+}

@@ -1,0 +1,52 @@
+package decoder
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrRules: the rules do not compile. The text lists what is wrong where.
+var ErrRules = errors.New("sync rules are not valid")
+
+// SourceError stops one source; the others go on. It is shown in the status
+// views until the source makes progress again.
+type SourceError struct {
+	Code   string // MR1030, …
+	Source string
+	Object string // table, slot, …; may be empty
+	Text   string // what happened
+	Cure   string // what a person can do
+	Err    error  // cause, if any
+}
+
+// Error is one line for people.
+func (e *SourceError) Error() string {
+	s := fmt.Sprintf("%s: source %q", e.Code, e.Source)
+	if e.Object != "" {
+		s += ", " + e.Object
+	}
+	s += ": " + e.Text
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Cure != "" {
+		s += "; " + e.Cure
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *SourceError) Unwrap() error { return e.Err }
+
+// Codes of what the stream may reveal. Those of preflight are the catalog's.
+const (
+	codeSlot     = "MR1030" // slot missing, lost or held by another reader
+	codeHistory  = "MR1040" // positions of slot and sidecar contradict each other
+	codeKeyless  = "MR1017" // no columns identify a row
+	codeRenamed  = "MR1060" // a table was renamed or moved to another schema
+	codeReplaced = "MR1061" // a table was dropped and made again
+	codeIdentity = "MR1062" // the columns that identify a row changed
+	codeRetyped  = "MR1063" // a column changed its type
+	codeAppeared = "MR1064" // a table appeared after the rules were deployed
+	codeStream   = "MR1001" // connection to the source
+)

@@ -1,0 +1,394 @@
+package decoder
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgoutput"
+)
+
+// tableState is what is known of a source table during a term.
+type tableState struct {
+	saved *millrace.SourceTable
+	// bounded: all columns are published and none was ever dropped, so that
+	// what comes bounds a tuple's size.
+	bounded  bool
+	isNew    bool       // not copied into the definitions that read it
+	estimate int64      // rows, -1 unknown
+	copies   []*copyRun // unfinished
+}
+
+// evaluator turns the pgoutput messages of one source into changes. It keeps
+// what lives as long as a replication connection: the relations told so far.
+// One goroutine uses it.
+type evaluator struct {
+	source string   // name
+	tags   []string // connection tags that mean the source
+	log    *slog.Logger
+	feed   *feed
+	types  typeSource
+	tables map[uint32]*tableState // by relation oid
+	plans  map[uint32]*tablePlan  // by relation oid; nil: of no interest
+	wide   *wideCache
+	// fetch brings the kept long values of a row into the cache.
+	fetch func([]millrace.RowRef) error
+	// retable stores a table whose columns changed.
+	retable func(*tableState) error
+	// absent has relations that the catalog did not have when it was asked for
+	// them: they are gone by now, and what the stream tells of them is left out.
+	absent map[uint32]bool
+	// rows counts the row changes seen; a transaction that fails before its
+	// first has left no trace.
+	rows int
+
+	insert  pgoutput.Insert
+	update  pgoutput.Update
+	delete  pgoutput.Delete
+	scratch arena
+}
+
+// message evaluates one message of transaction x into b. With replay, what the
+// message says is in the sidecar already and is only noted by the copies.
+func (e *evaluator) message(msg []byte, x xid, replay bool, b *batch) error {
+	kind, err := pgoutput.KindOf(msg)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case pgoutput.KindInsert, pgoutput.KindUpdate, pgoutput.KindDelete, pgoutput.KindTruncate:
+		e.rows++
+	}
+	switch kind {
+	case pgoutput.KindInsert:
+		return e.onInsert(msg, x, replay, b)
+	case pgoutput.KindUpdate:
+		return e.onUpdate(msg, x, replay, b)
+	case pgoutput.KindDelete:
+		return e.onDelete(msg, x, replay, b)
+	case pgoutput.KindTruncate:
+		return e.onTruncate(msg, x, replay, b)
+	case pgoutput.KindRelation:
+		rel, err := pgoutput.ParseRelation(msg)
+		if err != nil {
+			return err
+		}
+		return e.relation(rel)
+	}
+	return nil // Type, Origin and logical messages only move the position
+}
+
+// plan finds the plan of a relation, which must have been told.
+func (e *evaluator) plan(oid uint32) (*tablePlan, error) {
+	p, ok := e.plans[oid]
+	if !ok {
+		return nil, fmt.Errorf("a change of relation %d came before the relation was described", oid)
+	}
+	return p, nil
+}
+
+func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {
+	m := &e.insert
+	if err := pgoutput.ParseInsert(msg, m); err != nil {
+		return err
+	}
+	p, err := e.plan(m.Relation)
+	if p == nil {
+		return err
+	}
+	if err := p.read(p.cells, &m.New, false); err != nil {
+		return err
+	}
+	if p.unknown(p.cells) {
+		return fmt.Errorf("an inserted row of %s.%s came without a value", p.table.saved.Schema, p.table.saved.Name)
+	}
+	key, err := p.rowKey(&b.text, p.cells)
+	if err != nil {
+		return err
+	}
+	p.touch(key, x)
+	if replay {
+		return nil
+	}
+	c := p.target.upsert(b, key, p.cells)
+	e.keepWide(p, b, c, key)
+	p.complete(key)
+	return nil
+}
+
+// keepWide sets what becomes of the long values of a row told in full.
+func (e *evaluator) keepWide(p *tablePlan, b *batch, c *millrace.Change, key string) {
+	if !p.wide || p.narrow(p.cells) {
+		return
+	}
+	if record := p.wideRecord(p.cells); record != nil {
+		e.storeWide(p, b, c, key, record)
+	}
+}
+
+func (e *evaluator) storeWide(p *tablePlan, b *batch, c *millrace.Change, key string, record []byte) {
+	c.Wide, c.WideValues = millrace.WideStore, record
+	b.bytes += int64(len(record))
+	e.wide.set(millrace.RowRef{Table: p.table.saved.ID, Key: strings.Clone(key)}, record)
+}
+
+func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
+	m := &e.update
+	if err := pgoutput.ParseUpdate(msg, m); err != nil {
+		return err
+	}
+	p, err := e.plan(m.Relation)
+	if p == nil {
+		return err
+	}
+	if err := p.read(p.cells, &m.New, false); err != nil {
+		return err
+	}
+	if m.OldKind != pgoutput.OldNone {
+		if err := p.read(p.old, &m.Old, m.OldKind == pgoutput.OldKey); err != nil {
+			return err
+		}
+		p.fromOld(m.OldKind)
+	}
+	key, err := p.rowKey(&b.text, p.cells)
+	if err != nil {
+		return err
+	}
+	oldKey := key
+	if m.OldKind != pgoutput.OldNone {
+		if oldKey, err = p.rowKey(&b.text, p.old); err != nil {
+			return err
+		}
+	}
+	moved := oldKey != key
+	p.touch(key, x)
+	if moved {
+		p.touch(oldKey, x)
+	}
+	if replay {
+		return nil
+	}
+	partly := p.unknown(p.cells)
+	record, complete, err := e.fill(p, oldKey)
+	if err != nil {
+		return err
+	}
+	if moved {
+		b.remove(p.target.scope, oldKey)
+		e.wide.forget(p.table.saved.ID, oldKey)
+		p.complete(oldKey)
+	}
+	if !complete {
+		e.incomplete(p, b, key)
+		return nil
+	}
+	c := p.target.upsert(b, key, p.cells)
+	switch {
+	case !p.wide:
+	case partly && !moved && !p.othersWide(record, &m.New):
+		// The long values of the row are the ones that are kept.
+	case partly:
+		if record := p.wideRecord(p.cells); record != nil {
+			e.storeWide(p, b, c, key, record)
+		}
+	case p.narrow(p.cells):
+		c.Wide = millrace.WideDrop
+		e.wide.forget(p.table.saved.ID, key)
+	default:
+		if record := p.wideRecord(p.cells); record != nil {
+			e.storeWide(p, b, c, key, record)
+		} else {
+			c.Wide = millrace.WideDrop
+			e.wide.forget(p.table.saved.ID, key)
+		}
+	}
+	p.complete(key)
+	return nil
+}
+
+func (e *evaluator) onDelete(msg []byte, x xid, replay bool, b *batch) error {
+	m := &e.delete
+	if err := pgoutput.ParseDelete(msg, m); err != nil {
+		return err
+	}
+	p, err := e.plan(m.Relation)
+	if p == nil {
+		return err
+	}
+	if err := p.read(p.old, &m.Old, m.OldKind == pgoutput.OldKey); err != nil {
+		return err
+	}
+	key, err := p.rowKey(&b.text, p.old)
+	if err != nil {
+		return err
+	}
+	p.touch(key, x)
+	if replay {
+		return nil
+	}
+	b.remove(p.target.scope, key)
+	e.wide.forget(p.table.saved.ID, key)
+	p.complete(key)
+	return nil
+}
+
+func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
+	m, err := pgoutput.ParseTruncate(msg)
+	if err != nil {
+		return err
+	}
+	for _, oid := range m.Relations {
+		p, err := e.plan(oid)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		for _, c := range p.table.copies {
+			c.machine.truncated(x)
+			if !replay {
+				c.machine.strikeAll()
+			}
+		}
+		if !replay {
+			b.truncate(p.target.scope)
+			e.wide.forgetTable(p.table.saved.ID)
+		}
+	}
+	return nil
+}
+
+// incomplete is a row with a long value that neither the message nor what is
+// kept tells. Definitions being built get it when the row is read again; of
+// others it goes, and is listed among the errors.
+func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
+	for _, c := range p.table.copies {
+		c.machine.incomplete(strings.Clone(key))
+	}
+	p.target.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
+		"any update of the row that sets its long columns brings it back")
+}
+
+// isBuilding tells whether a definition is filled by an unfinished copy of the
+// table.
+func (t *tableState) isBuilding(id millrace.DefinitionID) bool {
+	return slices.ContainsFunc(t.copies, func(c *copyRun) bool { return slices.Contains(c.saved.Definitions, id) })
+}
+
+// read takes the columns of a tuple into cells. In an OldKey tuple only the key
+// is told.
+func (p *tablePlan) read(cells []cell, t *pgoutput.Tuple, keyOnly bool) error {
+	if t.Len() != len(cells) {
+		return fmt.Errorf("a row of %s.%s has %d columns, its relation %d", p.table.saved.Schema, p.table.saved.Name, t.Len(), len(cells))
+	}
+	for i := range cells {
+		switch t.Kind(i) {
+		case pgoutput.Text:
+			cells[i] = cell{known: true, text: t.Bytes(i)}
+		case pgoutput.Null:
+			cells[i] = cell{known: true, null: true}
+		case pgoutput.Unchanged:
+			cells[i] = cell{}
+		default:
+			return fmt.Errorf("column %q of %s.%s came in binary format", p.columns[i].name, p.table.saved.Schema, p.table.saved.Name)
+		}
+	}
+	if keyOnly {
+		for i := range cells {
+			if !slices.Contains(p.key, i) {
+				cells[i] = cell{}
+			}
+		}
+	}
+	return nil
+}
+
+// fromOld completes the new row by the old one of the same message: all of it
+// with OldFull, the key with OldKey (a key column may be out of line too).
+func (p *tablePlan) fromOld(kind byte) {
+	for i := range p.cells {
+		if !p.cells[i].known && p.old[i].known {
+			p.cells[i] = p.old[i]
+		}
+	}
+}
+
+func (p *tablePlan) unknown(cells []cell) bool {
+	for i := range cells {
+		if !cells[i].known {
+			return true
+		}
+	}
+	return false
+}
+
+// fill completes p.cells by what is kept of the row under key. It returns the
+// record used.
+func (e *evaluator) fill(p *tablePlan, key string) (record []byte, complete bool, err error) {
+	complete = true
+	asked := false
+	for i := range p.cells {
+		if p.cells[i].known {
+			continue
+		}
+		if !asked {
+			if record, err = e.kept(p.table.saved.ID, key); err != nil {
+				return nil, false, err
+			}
+			asked = true
+		}
+		value, ok, err := wideValue(record, p.columns[i].name)
+		if err != nil {
+			return nil, false, fmt.Errorf("row of %s.%s: %w", p.table.saved.Schema, p.table.saved.Name, err)
+		}
+		if !ok {
+			complete = false
+			continue
+		}
+		p.cells[i] = cell{known: true, text: value}
+	}
+	return record, complete, nil
+}
+
+func (e *evaluator) kept(table millrace.TableID, key string) ([]byte, error) {
+	if record, known := e.wide.get(table, key); known {
+		return record, nil
+	}
+	if err := e.fetch([]millrace.RowRef{{Table: table, Key: strings.Clone(key)}}); err != nil {
+		return nil, err
+	}
+	record, _ := e.wide.get(table, key)
+	return record, nil
+}
+
+// othersWide tells whether the kept record of a row has to change though some
+// of its long values did not.
+func (p *tablePlan) othersWide(record []byte, t *pgoutput.Tuple) bool {
+	for i := range p.cells {
+		if t.Kind(i) == pgoutput.Unchanged {
+			continue
+		}
+		if !p.cells[i].null && p.columns[i].bound.canMove(len(p.cells[i].text)) {
+			return true
+		}
+		if _, kept, _ := wideValue(record, p.columns[i].name); kept {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *tablePlan) touch(key string, x xid) {
+	for _, c := range p.table.copies {
+		c.machine.touch(strings.Clone(key), x)
+	}
+}
+
+func (p *tablePlan) complete(key string) {
+	for _, c := range p.table.copies {
+		c.machine.complete(key)
+	}
+}

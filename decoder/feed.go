@@ -1,0 +1,337 @@
+package decoder
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/syncrules"
+)
+
+// ruleset is a deployed rule set, compiled.
+type ruleset struct {
+	set   millrace.RuleSet
+	rules *syncrules.Rules
+	ids   []millrace.DefinitionID // of the rules' definitions, by index
+}
+
+// compileRules compiles a rules file. An error lists what is wrong with it.
+func compileRules(file, content string) (*syncrules.Rules, syncrules.Diagnostics, error) {
+	rules, diagnostics := syncrules.Compile(file, []byte(content))
+	if rules == nil {
+		var b strings.Builder
+		diagnostics.Render(&b, []byte(content))
+		return nil, diagnostics, fmt.Errorf("%w: %s\n%s", ErrRules, file, strings.TrimSpace(b.String()))
+	}
+	return rules, diagnostics, nil
+}
+
+// openRuleset compiles what was deployed and finds the ids of its definitions.
+func openRuleset(set millrace.RuleSet) (*ruleset, error) {
+	rules, _, err := compileRules(fmt.Sprintf("rule set %d", set.ID), set.Content)
+	if err != nil {
+		return nil, err
+	}
+	byKey := map[string]millrace.DefinitionID{}
+	for _, d := range set.Definitions {
+		byKey[d.Key] = d.ID
+	}
+	r := &ruleset{set: set, rules: rules}
+	for _, d := range rules.Definitions() {
+		id, ok := byKey[d.Key]
+		if !ok {
+			return nil, fmt.Errorf("rule set %d has no definition %q in the sidecar: its content was compiled by another release; deploy it again with a changed content", set.ID, d.Key)
+		}
+		r.ids = append(r.ids, id)
+	}
+	return r, nil
+}
+
+// feed is what the stream keeps up to date: the rule sets served, being built
+// and retired, each definition once.
+type feed struct {
+	sets []*ruleset
+}
+
+// uses tells whether any rule set reads the table of a source known by tags.
+func (f *feed) uses(tags []string, schema, table string) bool {
+	for _, s := range f.sets {
+		for _, tag := range tags {
+			if s.rules.Uses(tag, schema, table) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// patterns are the tables that any rule set names of a source known by tags.
+func (f *feed) patterns(tags []string) []syncrules.TablePattern {
+	var all []syncrules.TablePattern
+	for _, s := range f.sets {
+		for _, p := range s.rules.Tables() {
+			if slices.Contains(tags, p.Tag) {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// served is the rule set in force, if there is one.
+func (f *feed) served() *ruleset {
+	for _, s := range f.sets {
+		if s.set.State == millrace.RuleSetActive {
+			return s
+		}
+	}
+	return nil
+}
+
+// target says for which definitions a row of a table is evaluated, and how.
+type target struct {
+	scope       *millrace.Scope
+	evaluations []evaluation
+}
+
+// evaluation is what one rule set makes of a row. Rule sets may want values in
+// different forms.
+type evaluation struct {
+	evaluator *syncrules.Evaluator
+	needed    []bool
+	convert   []converter
+	row       []millrace.Value
+	ids       []millrace.DefinitionID // by index of the rules' definitions; 0: not of this target
+}
+
+// bind makes the target of a table for the definitions that want accepts. It
+// is nil if there are none.
+func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*target, error) {
+	t := &target{scope: &millrace.Scope{Table: table.ID}}
+	names := make([]string, len(columns))
+	for i := range columns {
+		names[i] = columns[i].name
+	}
+	taken := map[millrace.DefinitionID]bool{} // by an earlier rule set
+	for _, set := range f.sets {
+		var ids []millrace.DefinitionID
+		for _, tag := range tags {
+			plan := set.rules.Bind(syncrules.Table{Tag: tag, Schema: table.Schema, Name: table.Name, Columns: names})
+			if plan == nil {
+				continue
+			}
+			e, err := newEvaluation(set, plan, columns, types, func(id millrace.DefinitionID) bool { return !taken[id] && want(id) })
+			if err != nil {
+				return nil, fmt.Errorf("table %s.%s: %w", table.Schema, table.Name, err)
+			}
+			if e != nil {
+				t.evaluations = append(t.evaluations, *e)
+				ids = append(ids, e.ids...)
+			}
+		}
+		for _, id := range ids {
+			if id != 0 && !taken[id] {
+				taken[id] = true
+				t.scope.Buckets, t.scope.Lookups = set.addTo(id, t.scope.Buckets, t.scope.Lookups)
+			}
+		}
+	}
+	if len(t.evaluations) == 0 {
+		return nil, nil
+	}
+	slices.SortFunc(t.scope.Buckets, cmp.Compare)
+	slices.SortFunc(t.scope.Lookups, cmp.Compare)
+	return t, nil
+}
+
+// addTo appends a definition to the list of its kind.
+func (r *ruleset) addTo(id millrace.DefinitionID, buckets, lookups []millrace.DefinitionID) (b, l []millrace.DefinitionID) {
+	if r.rules.Definitions()[slices.Index(r.ids, id)].Kind == millrace.LookupDefinition {
+		return buckets, append(lookups, id)
+	}
+	return append(buckets, id), lookups
+}
+
+// newEvaluation binds one rule set's plan of a table; nil if want accepts none
+// of its definitions.
+func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*evaluation, error) {
+	e := &evaluation{ids: make([]millrace.DefinitionID, len(set.ids))}
+	any := false
+	for _, i := range plan.Definitions() {
+		if id := set.ids[i]; want(id) {
+			e.ids[i], any = id, true
+		}
+	}
+	if !any {
+		return nil, nil
+	}
+	e.evaluator = plan.Evaluator()
+	e.needed = plan.NeededColumns()
+	e.row = make([]millrace.Value, len(columns))
+	e.convert = make([]converter, len(columns))
+	for i := range columns {
+		if !e.needed[i] {
+			continue
+		}
+		var err error
+		if e.convert[i], err = types.converter(columns[i].typeOID, set.rules.Options()); err != nil {
+			return nil, fmt.Errorf("column %s: %w", columns[i].name, err)
+		}
+	}
+	return e, nil
+}
+
+// converter turns a value's text form into a value, which may share memory
+// with it.
+type converter func(text []byte) (millrace.Value, error)
+
+// typeSource knows the types of a source.
+type typeSource interface {
+	converter(oid uint32, options syncrules.ValueOptions) (converter, error)
+}
+
+// anyType is for plans that only tell which definitions read a table.
+type anyType struct{}
+
+func (anyType) converter(uint32, syncrules.ValueOptions) (converter, error) {
+	return func([]byte) (millrace.Value, error) { return millrace.Null, nil }, nil
+}
+
+// maxRowBytes is the largest row data that is synced. A larger row is not
+// visible and is listed among the errors; the stream goes on (P32).
+const maxRowBytes = 15 << 20
+
+// maxErrorBytes bounds what is kept of an error's text.
+const maxErrorBytes = 500
+
+// upsert evaluates the cells of a row and appends the change, which is given
+// back for its wide values to be set; it is valid until the next append.
+func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
+	outputs, lookups, errs := len(b.outputs), len(b.lookups), len(b.errors)
+	for i := range t.evaluations {
+		t.evaluations[i].run(b, t.scope.Table, key, cells)
+	}
+	if len(b.errors) > errs {
+		b.dropFailed(outputs, lookups, errs)
+	}
+	b.changes = append(b.changes, millrace.Change{
+		Scope:   t.scope,
+		Kind:    millrace.ChangeUpsert,
+		Key:     key,
+		Outputs: b.outputs[outputs:len(b.outputs):len(b.outputs)],
+		Lookups: b.lookups[lookups:len(b.lookups):len(b.lookups)],
+		Errors:  b.errors[errs:len(b.errors):len(b.errors)],
+	})
+	b.bytes += int64(len(key)) + changeOverhead
+	return &b.changes[len(b.changes)-1]
+}
+
+// fail appends a change that leaves the row without output, but in the
+// definitions to skip, where it stays what it is.
+func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) bool, message string) {
+	first := len(b.errors)
+	scope := &millrace.Scope{Table: t.scope.Table}
+	for _, id := range t.scope.Buckets {
+		if !skip(id) {
+			scope.Buckets = append(scope.Buckets, id)
+			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
+		}
+	}
+	for _, id := range t.scope.Lookups {
+		if !skip(id) {
+			scope.Lookups = append(scope.Lookups, id)
+			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
+		}
+	}
+	if len(b.errors) == first {
+		return
+	}
+	b.changes = append(b.changes, millrace.Change{
+		Scope: scope, Kind: millrace.ChangeUpsert, Key: key, Errors: b.errors[first:len(b.errors):len(b.errors)],
+	})
+	b.bytes += int64(len(key)) + changeOverhead
+}
+
+func (e *evaluation) run(b *batch, table millrace.TableID, key string, cells []cell) {
+	for i, needed := range e.needed {
+		switch {
+		case !needed:
+		case cells[i].null:
+			e.row[i] = millrace.Null
+		default:
+			v, err := e.convert[i](cells[i].text)
+			if err != nil {
+				e.fail(b, err.Error())
+				return
+			}
+			e.row[i] = v
+		}
+	}
+	rows, lookups, errs := len(b.out.Rows), len(b.out.Lookups), len(b.out.Errors)
+	e.evaluator.Eval(e.row, &b.out)
+	subkey := ""
+	for i := range b.out.Rows[rows:] {
+		r := &b.out.Rows[rows+i]
+		id := e.ids[r.Definition]
+		if id == 0 {
+			continue
+		}
+		if len(r.Data) > maxRowBytes {
+			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: fmt.Sprintf(
+				"the row's data takes %d bytes, at most %d are synced: leave long columns out of the query or keep them elsewhere", len(r.Data), maxRowBytes)})
+			continue
+		}
+		o := millrace.Output{Definition: id, Bucket: r.Bucket, Type: r.Type, RowID: r.RowID, Data: r.Data}
+		if !r.SingleTable || r.RowID != key {
+			if subkey == "" {
+				subkey = b.text.keep(millrace.AppendSubkey(b.text.room(len(key)+12), table, key))
+			}
+			o.Subkey = subkey
+		}
+		b.outputs = append(b.outputs, o)
+		b.bytes += int64(len(r.Data)+len(r.Bucket)+len(r.RowID)) + outputOverhead
+	}
+	for i := range b.out.Lookups[lookups:] {
+		l := &b.out.Lookups[lookups+i]
+		if id := e.ids[l.Definition]; id != 0 {
+			b.lookups = append(b.lookups, millrace.Lookup{Definition: id, Key: l.Key, Outputs: l.Outputs})
+			b.bytes += int64(len(l.Key)+len(l.Outputs)) + outputOverhead
+		}
+	}
+	for i := range b.out.Errors[errs:] {
+		f := &b.out.Errors[errs+i]
+		if id := e.ids[f.Definition]; id != 0 {
+			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(f.Message)})
+		}
+	}
+}
+
+// outputOverhead is about what an output takes beside its texts.
+const outputOverhead = 100
+
+// fail gives all definitions of the evaluation the error.
+func (e *evaluation) fail(b *batch, message string) {
+	for _, id := range e.ids {
+		if id != 0 {
+			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
+		}
+	}
+}
+
+// dropFailed takes away what definitions with an error put out for the row.
+func (b *batch) dropFailed(outputs, lookups, errs int) {
+	failed := func(id millrace.DefinitionID) bool {
+		return slices.ContainsFunc(b.errors[errs:], func(e millrace.RowError) bool { return e.Definition == id })
+	}
+	b.outputs = append(b.outputs[:outputs], slices.DeleteFunc(b.outputs[outputs:], func(o millrace.Output) bool { return failed(o.Definition) })...)
+	b.lookups = append(b.lookups[:lookups], slices.DeleteFunc(b.lookups[lookups:], func(l millrace.Lookup) bool { return failed(l.Definition) })...)
+}
+
+func clip(message string) string {
+	if len(message) <= maxErrorBytes {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxErrorBytes-3], "") + "…"
+}

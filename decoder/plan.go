@@ -1,0 +1,139 @@
+package decoder
+
+import (
+	"fmt"
+
+	"github.com/millrace/millrace"
+)
+
+// cell is a value of a row in text form. The zero cell is not known.
+type cell struct {
+	known bool
+	null  bool
+	text  []byte
+}
+
+// planColumn is a column of a row as it comes: from the stream or a chunk.
+type planColumn struct {
+	name    string
+	typeOID uint32
+	bound   sizeBound
+}
+
+// tablePlan says how rows of a table are evaluated, with the columns in one
+// certain order. It has scratch space: one goroutine uses it.
+type tablePlan struct {
+	table   *tableState
+	columns []planColumn
+	key     []int // the row key's columns, in attribute order
+	target  *target
+
+	// wide: long values must be kept, since an update may leave them out.
+	wide bool
+	// bounded: a tuple's size is bounded by the columns we are shown.
+	bounded bool
+	base    int // bound of a tuple's header and fixed columns
+
+	cells, old []cell
+}
+
+// newTablePlan binds the columns. Its target is nil if no definition that want
+// accepts reads the table.
+func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
+	p := &tablePlan{
+		table:   t,
+		columns: columns,
+		bounded: t.bounded,
+		base:    tupleHeader + len(columns)/8,
+		cells:   make([]cell, len(columns)),
+		old:     make([]cell, len(columns)),
+	}
+	for i := range columns {
+		c := &columns[i]
+		c.bound = boundOf(c.typeOID)
+		if c.bound.fixed > 0 {
+			p.base += c.bound.fixed
+		} else if t.saved.Identity != millrace.IdentityFull {
+			p.wide = true
+		}
+	}
+	for _, name := range t.saved.KeyColumns {
+		i := indexOfColumn(columns, name)
+		if i < 0 {
+			return nil, fmt.Errorf("key column %q of %s.%s is not among the columns that come", name, t.saved.Schema, t.saved.Name)
+		}
+		p.key = append(p.key, i)
+	}
+	var err error
+	p.target, err = f.bind(tags, t.saved, columns, types, want)
+	return p, err
+}
+
+func indexOfColumn(columns []planColumn, name string) int {
+	for i := range columns {
+		if columns[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// rowKey makes the key of a row whose key columns are known, in the batch's
+// arena.
+func (p *tablePlan) rowKey(a *arena, cells []cell) (string, error) {
+	size := 2
+	for _, i := range p.key {
+		if !cells[i].known || cells[i].null {
+			return "", fmt.Errorf("a row of %s.%s came without its key column %q", p.table.saved.Schema, p.table.saved.Name, p.columns[i].name)
+		}
+		size += len(cells[i].text) + 3
+	}
+	b := a.room(size)
+	if len(p.key) == 1 {
+		return a.keep(append(b, cells[p.key[0]].text...)), nil
+	}
+	b = append(b, '[')
+	for n, i := range p.key {
+		if n > 0 {
+			b = append(b, ',')
+		}
+		b = millrace.AppendTextJSON(b, textOf(cells[i].text))
+	}
+	return a.keep(append(b, ']')), nil
+}
+
+// narrow tells whether a row is certain to have no value out of line, given
+// that it was written with exactly these values.
+func (p *tablePlan) narrow(cells []cell) bool {
+	if !p.bounded {
+		return false
+	}
+	size := p.base
+	for i := range cells {
+		if p.columns[i].bound.fixed == 0 && !cells[i].null {
+			size += p.columns[i].bound.of(len(cells[i].text))
+		}
+	}
+	return size <= narrowTuple
+}
+
+// wideRecord makes the record of the values that may be out of line; nil if
+// there are none.
+func (p *tablePlan) wideRecord(cells []cell) []byte {
+	size := 1
+	for i := range cells {
+		if c := &p.columns[i]; !cells[i].null && c.bound.canMove(len(cells[i].text)) {
+			size += len(c.name) + len(cells[i].text) + 12
+		}
+	}
+	if size == 1 || size > maxWideBytes {
+		return nil
+	}
+	b := append(make([]byte, 0, size), wideVersion)
+	for i := range cells {
+		if c := &p.columns[i]; !cells[i].null && c.bound.canMove(len(cells[i].text)) {
+			b = appendWide(b, c.name, cells[i].text)
+		}
+	}
+	return b
+}

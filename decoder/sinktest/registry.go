@@ -1,0 +1,131 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/millrace/millrace"
+)
+
+// State gives what a new term starts from.
+func (s *Sidecar) State(ctx context.Context) (*millrace.DecoderState, error) {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	s.drop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state := &millrace.DecoderState{
+		Head:        s.head,
+		Sources:     slices.Clone(s.sources),
+		Tables:      slices.Clone(s.tables),
+		RuleSets:    slices.Clone(s.sets),
+		Definitions: slices.Clone(s.definitions),
+	}
+	building := map[millrace.RuleSetID]bool{}
+	for _, set := range s.sets {
+		building[set.ID] = set.State == millrace.RuleSetBuilding
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.copies)) {
+		if c := s.copies[id]; c.State != millrace.CopyDone || building[c.RuleSet] {
+			state.Copies = append(state.Copies, c)
+		}
+	}
+	for r := range s.rereads {
+		state.Rereads = append(state.Rereads, r)
+	}
+	return state, nil
+}
+
+func (s *Sidecar) save(ctx context.Context, f func() error) error {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if len(s.pending) > 0 {
+		return fmt.Errorf("the registry is written while a flush is open")
+	}
+	if err := s.fault(BeforeSave); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	err = f()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.fault(AfterSave)
+}
+
+// SaveSource stores a source by name.
+func (s *Sidecar) SaveSource(ctx context.Context, src *millrace.Source) error {
+	return s.save(ctx, func() error {
+		i := slices.IndexFunc(s.sources, func(o millrace.Source) bool { return o.Name == src.Name })
+		if i < 0 {
+			src.ID = millrace.SourceID(len(s.sources) + 1)
+			s.sources = append(s.sources, *src)
+			return nil
+		}
+		src.ID = s.sources[i].ID
+		durable := max(s.sources[i].Durable, src.Durable)
+		s.sources[i] = *src
+		s.sources[i].Durable = durable
+		return nil
+	})
+}
+
+// SaveTable stores a source table.
+func (s *Sidecar) SaveTable(ctx context.Context, t *millrace.SourceTable) error {
+	return s.save(ctx, func() error {
+		if t.ID == 0 {
+			t.ID = millrace.TableID(len(s.tables) + 1)
+			s.tables = append(s.tables, *t)
+			return nil
+		}
+		i := slices.IndexFunc(s.tables, func(o millrace.SourceTable) bool { return o.ID == t.ID })
+		if i < 0 {
+			return fmt.Errorf("table %d is unknown", t.ID)
+		}
+		s.tables[i] = *t
+		return nil
+	})
+}
+
+// Deploy stores a rule set; definitions with a known hash keep their id.
+func (s *Sidecar) Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
+	var set millrace.RuleSet
+	err := s.save(ctx, func() error {
+		set = millrace.RuleSet{ID: millrace.RuleSetID(len(s.sets) + 1), Content: content, State: millrace.RuleSetBuilding}
+		for _, d := range defs {
+			i := slices.IndexFunc(s.definitions, func(o millrace.Definition) bool { return o.Hash == d.Hash && o.Kind == d.Kind })
+			if i < 0 {
+				i = len(s.definitions)
+				d.ID = millrace.DefinitionID(i + 1)
+				d.WirePrefix = fmt.Sprintf("w%d", d.ID)
+				s.definitions = append(s.definitions, d)
+			}
+			mapped := s.definitions[i]
+			mapped.Key, mapped.Name = d.Key, d.Name
+			set.Definitions = append(set.Definitions, mapped)
+		}
+		s.sets = append(s.sets, set)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &set, nil
+}
+
+// Report keeps the newest report of a source.
+func (s *Sidecar) Report(_ context.Context, r millrace.SourceReport) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reports[r.Source] = r
+	return nil
+}

@@ -1,0 +1,371 @@
+package decoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgoutput"
+	"github.com/millrace/millrace/decoder/walstream"
+)
+
+// source is the appender's side of a source: what was evaluated of it, what is
+// durable, what is not yet visible there. It belongs to the appender's
+// goroutine. It outlives sessions, which are the connections to the source.
+type source struct {
+	config *SourceConfig
+	tags   []string // connection tags that mean it
+	saved  millrace.Source
+
+	session *session // nil while there is none
+	tables  map[millrace.TableID]*tableState
+	copies  []*copyRun // unfinished
+	opened  bool       // a session has registered the tables of this term's rule sets
+	eval    *evaluator
+	wide    *wideCache
+	status  *status
+	// finished has the copies that were done in this term.
+	finished map[millrace.CopyID]bool
+	// reached is durable, for the source's runner.
+	reached atomic.Uint64
+	unseen  unseen
+
+	// position is how far the source's transactions are evaluated, flushed how
+	// far they were handed to the writer with a flush, durable how far they
+	// are in the sidecar. No transaction is open at any of them.
+	position, flushed, durable millrace.LSN
+	// asked: the server wants a confirmation of its newest position.
+	asked bool
+}
+
+// confirm tells the source what may be told: durable and visible (I4).
+func (s *source) confirm() {
+	if s.session != nil && s.session.stream != nil {
+		s.session.stream.Confirm(s.unseen.confirmable(s.durable))
+	}
+}
+
+// txEvent is a transaction of a source's stream.
+type txEvent struct {
+	session *session
+	tx      *walstream.Tx
+}
+
+func (e txEvent) handle(ctx context.Context, a *appender) error {
+	defer e.session.budget.Release(e.session.weight(e.tx))
+	defer e.tx.Release()
+	s := e.session.source
+	if s.session != e.session {
+		return nil // of a session that has ended
+	}
+	before, handed, rows := a.batch.mark(), a.handed, s.eval.rows
+	err := s.apply(ctx, a, e.tx)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	err = fmt.Errorf("transaction %d at %v: %w", e.tx.XID, e.tx.CommitLSN, err)
+	if a.handed != handed || len(s.copies) > 0 && s.eval.rows != rows {
+		return err // a part of the transaction is on its way: the term has to end
+	}
+	a.batch.cut(before)
+	e.session.fail(err)
+	s.close()
+	return nil
+}
+
+// apply evaluates a transaction. One that the sidecar has already is only
+// noted: it may not be visible on the source yet.
+func (s *source) apply(ctx context.Context, a *appender, tx *walstream.Tx) error {
+	x := s.unseen.widen(tx.XID)
+	replay := tx.EndLSN <= s.position
+	changes := len(a.batch.changes)
+	ahead := newLookahead(s, tx, replay)
+	defer ahead.stop()
+	for m, err := range tx.Messages() {
+		if err != nil {
+			return err
+		}
+		if err := ahead.before(); err != nil {
+			return err
+		}
+		if err := s.eval.message(m.Data, x, replay, a.batch); err != nil {
+			return err
+		}
+		if err := a.piece(ctx); err != nil {
+			return err
+		}
+	}
+	s.unseen.add(x, tx.EndLSN)
+	if replay {
+		return nil
+	}
+	s.position = tx.EndLSN
+	if len(a.batch.changes) > changes || a.pieces {
+		a.began()
+		a.published = tx.CommitTime
+	}
+	return nil
+}
+
+// keepaliveEvent tells that the stream has nothing for us up to a position.
+type keepaliveEvent struct {
+	session *session
+	end     millrace.LSN
+}
+
+func (e keepaliveEvent) handle(_ context.Context, _ *appender) error {
+	s := e.session.source
+	if s.session != e.session {
+		return nil
+	}
+	s.unseen.move(e.end)
+	s.position = max(s.position, e.end)
+	s.asked = true
+	return nil
+}
+
+// snapshotEvent is a snapshot taken on the source.
+type snapshotEvent struct {
+	session *session
+	snap    *snapshot
+}
+
+func (e snapshotEvent) handle(_ context.Context, a *appender) error {
+	if s := e.session.source; s.session == e.session {
+		s.observe(a, e.snap)
+	}
+	return nil
+}
+
+func (s *source) observe(a *appender, snap *snapshot) {
+	s.unseen.observe(snap)
+	for _, c := range s.copies {
+		c.machine.observe(snap)
+		c.noteEntered(a)
+	}
+	s.confirm()
+}
+
+// closedEvent tells that a session has ended.
+type closedEvent struct {
+	session *session
+	handled chan struct{} // closed when the appender has let go of the session
+}
+
+func (e closedEvent) handle(_ context.Context, _ *appender) error {
+	if s := e.session.source; s.session == e.session {
+		s.close()
+	}
+	close(e.handled)
+	return nil
+}
+
+// close forgets what lives as long as a session.
+func (s *source) close() {
+	s.session = nil
+	s.unseen.reset()
+	for _, c := range s.copies {
+		c.interrupted()
+	}
+}
+
+// mark is how far a batch was filled.
+type mark struct {
+	changes int
+	bytes   int64
+}
+
+func (b *batch) mark() mark { return mark{len(b.changes), b.bytes} }
+
+// cut takes back the changes since the mark. What they point to stays until
+// the batch is reset.
+func (b *batch) cut(m mark) {
+	b.changes = b.changes[:m.changes]
+	b.bytes = m.bytes
+}
+
+// prefetch asks for the kept long values that the queued transactions will
+// need, all at once.
+func (a *appender) prefetch(ctx context.Context, queue []event) error {
+	var refs []millrace.RowRef
+	wants := map[*source]int{}
+	for _, e := range queue {
+		t, ok := e.(txEvent)
+		if !ok || t.session.source.session != t.session || t.tx.Count > lookaheadWindow {
+			continue
+		}
+		s := t.session.source
+		if !s.eval.keepsWide() || t.tx.EndLSN <= s.position {
+			continue
+		}
+		for m := range t.tx.Messages() {
+			if ref, ok := s.eval.needs(m.Data); ok {
+				refs = append(refs, ref)
+				wants[s]++
+			}
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	records, err := a.writer.wide(ctx, refs)
+	if err != nil {
+		return err
+	}
+	for s := range wants {
+		s.remember(refs, records)
+	}
+	return nil
+}
+
+// fetch brings kept long values of a source's rows into its cache.
+func (a *appender) fetch(ctx context.Context, s *source, refs []millrace.RowRef) error {
+	records, err := a.writer.wide(ctx, refs)
+	if err != nil {
+		return err
+	}
+	s.remember(refs, records)
+	return nil
+}
+
+// saveTable stores a table at the next chance; nothing waits for it.
+func (a *appender) saveTable(ctx context.Context, t *tableState) error {
+	saved := *t.saved
+	return a.post(ctx, job{
+		call:  func(ctx context.Context, s Sidecar) error { return s.SaveTable(ctx, &saved) },
+		reply: make(chan answer, 1),
+	})
+}
+
+// remember enters kept values into the cache, unless a change evaluated since
+// the writer last got a batch knows better.
+func (s *source) remember(refs []millrace.RowRef, records [][]byte) {
+	for i, ref := range refs {
+		if _, ours := s.tables[ref.Table]; !ours {
+			continue
+		}
+		if _, known := s.wide.get(ref.Table, ref.Key); !known {
+			s.wide.set(ref, records[i])
+		}
+	}
+}
+
+// lookaheadWindow is how many messages of a long transaction are searched at
+// once for rows whose kept values are needed.
+const lookaheadWindow = 4096
+
+// lookahead walks ahead of the evaluation of a long transaction.
+type lookahead struct {
+	source *source
+	next   func() (walstream.Message, error, bool)
+	stop   func()
+	left   int // messages until the evaluation catches up
+	refs   []millrace.RowRef
+}
+
+func newLookahead(s *source, tx *walstream.Tx, replay bool) *lookahead {
+	l := &lookahead{source: s, stop: func() {}}
+	if tx.Count > lookaheadWindow && !replay {
+		l.next, l.stop = iter.Pull2(tx.Messages())
+	}
+	return l
+}
+
+// before is called before each message is evaluated.
+func (l *lookahead) before() error {
+	if l.next == nil {
+		return nil
+	}
+	if l.left > 0 {
+		l.left--
+		return nil
+	}
+	l.refs = l.refs[:0]
+	for l.left < lookaheadWindow {
+		m, err, ok := l.next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		l.left++
+		if ref, ok := l.source.eval.needs(m.Data); ok {
+			l.refs = append(l.refs, ref)
+		}
+	}
+	l.left--
+	if len(l.refs) == 0 {
+		return nil
+	}
+	return l.source.eval.fetch(l.refs)
+}
+
+// keepsWide tells whether any table told so far keeps long values.
+func (e *evaluator) keepsWide() bool {
+	for _, p := range e.plans {
+		if p != nil && p.wide {
+			return true
+		}
+	}
+	return false
+}
+
+// needs tells which row's kept values a message will need. It is a hint: what
+// is missed is asked for when it is needed.
+func (e *evaluator) needs(msg []byte) (ref millrace.RowRef, ok bool) {
+	if len(msg) == 0 || msg[0] != byte(pgoutput.KindUpdate) {
+		return ref, false
+	}
+	m := &e.update
+	if pgoutput.ParseUpdate(msg, m) != nil || m.OldKind == pgoutput.OldFull {
+		return ref, false
+	}
+	p := e.plans[m.Relation]
+	if p == nil || !p.wide || m.New.Len() != len(p.cells) || !hasUnchanged(&m.New) {
+		return ref, false
+	}
+	t := &m.New
+	if m.OldKind == pgoutput.OldKey {
+		t = &m.Old
+	}
+	if p.read(p.cells, t, false) != nil {
+		return ref, false
+	}
+	e.scratch.reset()
+	key, err := p.rowKey(&e.scratch, p.cells)
+	if err != nil {
+		return ref, false
+	}
+	if _, known := e.wide.get(p.table.saved.ID, key); known {
+		return ref, false
+	}
+	return millrace.RowRef{Table: p.table.saved.ID, Key: strings.Clone(key)}, true
+}
+
+func hasUnchanged(t *pgoutput.Tuple) bool {
+	for i := range t.Len() {
+		if t.Kind(i) == pgoutput.Unchanged {
+			return true
+		}
+	}
+	return false
+}
+
+// retryAfter grows from a second to a minute with the number of attempts.
+func retryAfter(attempt int, err error) time.Duration {
+	var stop *SourceError
+	var appeared *appearedError
+	switch {
+	case errors.As(err, &stop):
+		return time.Minute
+	case errors.As(err, &appeared):
+		return 0
+	}
+	return min(time.Minute, time.Second<<min(attempt, 6))
+}
