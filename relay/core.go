@@ -50,6 +50,7 @@ type viewBucket struct {
 type node struct {
 	from, to millrace.OpID
 	changes  map[*bucketRef]*change
+	size     int // bytes of its lines; the publisher's
 }
 
 // change is one bucket's part of a node.
@@ -59,12 +60,6 @@ type change struct {
 	// node was too large to carry them. The publisher drops them when the node
 	// leaves the ring, and never changes them otherwise.
 	lines atomic.Pointer[dataLines]
-}
-
-// dataLines are finished data lines, each ended by '\n'.
-type dataLines struct {
-	text []byte
-	ops  int
 }
 
 // delivery is a node handed to one session.
@@ -93,8 +88,7 @@ type page struct {
 
 // pagePart is what was read of one bucket.
 type pagePart struct {
-	lines []byte // finished data lines; nil if there was nothing
-	ops   int
+	lines *dataLines    // nil if there was nothing
 	last  millrace.OpID // id of the last op in lines
 	done  bool          // nothing more at or below the requested checkpoint
 	// floor is how far compaction has rewritten the bucket, and gone that its
@@ -377,7 +371,7 @@ func (c *core) nodes(ds []delivery, out *output) {
 		}
 		for _, l := range n.lines {
 			if len(l.text) > 0 {
-				out.shared(l.text, l.ops)
+				out.data(l)
 			}
 		}
 		n.h.pos = at
@@ -443,8 +437,8 @@ func (c *core) page(p *page, out *output) {
 		if part.gone {
 			continue
 		}
-		if len(part.lines) > 0 {
-			out.shared(part.lines, part.ops)
+		if part.lines != nil {
+			out.data(part.lines)
 			h.pos = part.last
 		}
 		if part.done {

@@ -98,7 +98,11 @@ func (c *modelClient) connect() []protocol.BucketPosition {
 }
 
 func (c *modelClient) take(w *world, o *output) {
-	for _, line := range bytes.Split(bytes.Join(o.chunks, nil), []byte("\n")) {
+	var text []byte
+	for _, ch := range o.chunks {
+		text = append(text, ch.text...)
+	}
+	for _, line := range bytes.Split(text, []byte("\n")) {
 		if len(line) == 0 {
 			continue
 		}
@@ -370,7 +374,7 @@ func (w *world) readPage(r *pageRequest) *page {
 		}
 		if len(d.Ops) > 0 {
 			d.Bucket, d.After, d.NextAfter, d.HasMore = ref.wire, r.ranges[i].After, part.last, !part.done
-			part.lines, part.ops = append(d.AppendLine(nil), '\n'), len(d.Ops)
+			part.lines = &dataLines{text: append(d.AppendLine(nil), '\n'), ops: len(d.Ops)}
 		}
 		p.parts = append(p.parts, part)
 	}

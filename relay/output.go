@@ -1,40 +1,83 @@
 package relay
 
-import "github.com/millrace/millrace/protocol"
+import (
+	"bytes"
+	"sync"
 
-// output collects lines to send, in order. Chunks hold whole lines, each ended
-// by '\n'; some are private to the session, others shared between sessions
-// and never modified.
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/millrace/millrace/protocol"
+)
+
+// dataLines are finished data lines, each ended by '\n', that several sessions
+// may send. Never modified.
+type dataLines struct {
+	text []byte
+	ops  int
+
+	once    sync.Once
+	gzipped []byte
+}
+
+// gzip gives the lines as one gzip member, made once for all.
+func (d *dataLines) gzip() []byte {
+	d.once.Do(func() { d.gzipped = gzipMember(d.text) })
+	return d.gzipped
+}
+
+// chunk is a run of whole lines.
+type chunk struct {
+	text   []byte
+	shared *dataLines // set if text is its text
+}
+
+// output collects lines to send, in order. Chunks are private to the session or
+// shared with others.
 type output struct {
-	chunks  [][]byte
-	private bool // the last chunk is private and may grow
-	ops     int
+	chunks []chunk
+	ops    int
 	// completed is set if the lines end with a checkpoint_complete.
 	completed bool
 }
 
 // line appends a line of this session's own.
 func (o *output) line(l protocol.Line) {
-	if !o.private {
-		o.chunks = append(o.chunks, nil)
-		o.private = true
+	if n := len(o.chunks); n == 0 || o.chunks[n-1].shared != nil {
+		o.chunks = append(o.chunks, chunk{})
 	}
 	last := &o.chunks[len(o.chunks)-1]
-	*last = append(l.AppendLine(*last), '\n')
+	last.text = append(l.AppendLine(last.text), '\n')
 }
 
-// shared appends finished lines that others send too.
-func (o *output) shared(lines []byte, ops int) {
-	o.chunks = append(o.chunks, lines)
-	o.private = false
-	o.ops += ops
+// data appends finished data lines.
+func (o *output) data(d *dataLines) {
+	o.chunks = append(o.chunks, chunk{text: d.text, shared: d})
+	o.ops += d.ops
 }
 
 func (o *output) empty() bool { return len(o.chunks) == 0 }
 
 func (o *output) size() (n int) {
 	for _, c := range o.chunks {
-		n += len(c)
+		n += len(c.text)
 	}
 	return n
+}
+
+var gzipWriters = sync.Pool{New: func() any {
+	w, err := gzip.NewWriterLevel(nil, 3)
+	if err != nil {
+		panic(err) // the level is a constant
+	}
+	return w
+}}
+
+func gzipMember(text []byte) []byte {
+	var b bytes.Buffer
+	w := gzipWriters.Get().(*gzip.Writer)
+	defer gzipWriters.Put(w)
+	w.Reset(&b)
+	w.Write(text) // a bytes.Buffer does not fail
+	w.Close()
+	return b.Bytes()
 }

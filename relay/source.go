@@ -13,6 +13,9 @@ type Source interface {
 	// Snapshot opens a consistent view of the newest checkpoint: everything
 	// read through it belongs to that checkpoint.
 	Snapshot(ctx context.Context) (Snapshot, error)
+	// PrimaryHead is the newest op id of the primary sidecar, where Snapshot may
+	// read a replica.
+	PrimaryHead(ctx context.Context) (millrace.OpID, error)
 	// Watch calls changed after every new checkpoint, soon after it was
 	// committed, and whenever it may have missed one; it blocks until ctx ends.
 	// A call is a hint only. It never calls while a call is running.

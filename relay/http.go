@@ -1,0 +1,200 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/relay/auth"
+)
+
+func (r *Relay) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+protocol.PathStream, r.serveStream)
+	mux.HandleFunc("GET "+protocol.PathWebSocket, r.serveWebSocket)
+	mux.HandleFunc("GET "+protocol.PathWriteCheckpoint, r.serveWriteCheckpoint)
+	mux.HandleFunc("POST "+protocol.PathCheckpointRequest, r.serveCheckpointRequest)
+	mux.HandleFunc("GET /probes/{probe}", r.serveProbe)
+	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+		writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "there is no " + req.Method + " " + req.URL.Path})
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		h := w.Header()
+		// On every answer, errors included: else browsers hide the status.
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Access-Control-Expose-Headers", "Content-Type")
+		if req.Method == http.MethodOptions {
+			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST")
+			h.Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent")
+			h.Set("Access-Control-Max-Age", "3600")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		mux.ServeHTTP(w, req)
+	})
+}
+
+// writeError answers with an error body.
+func writeError(w http.ResponseWriter, e ending) {
+	if e.status == 0 {
+		e.status = http.StatusInternalServerError
+	}
+	if e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "5")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	body := protocol.ErrorBody{Code: e.code, Status: e.status, Description: e.text}
+	w.WriteHeader(e.status)
+	w.Write(append(body.AppendJSON(nil), '\n'))
+}
+
+// asEnding turns any error into what the client is told.
+func (r *Relay) asEnding(err error) ending {
+	var e ending
+	var denied *auth.Error
+	var malformed *protocol.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &denied):
+		r.meters.denied.WithLabelValues(string(denied.Code)).Inc()
+		return ending{code: denied.Code, status: denied.Status(), close: protocol.CloseUnauthorized, text: denied.Description}
+	case errors.As(err, &malformed):
+		return ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, close: protocol.CloseMalformed, text: malformed.Error()}
+	case errors.Is(err, ErrUnavailable), errors.Is(err, errBusy), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseOverloaded, text: "the sidecar cannot be reached at the moment; try again"}
+	}
+	r.log.Error("serving a request", "error", err)
+	return ending{code: protocol.CodeInvalid, status: http.StatusInternalServerError, close: protocol.CloseOverloaded, text: "internal error; the server's log says more"}
+}
+
+// authorize verifies the Authorization header.
+func (r *Relay) authorize(req *http.Request) (*auth.Token, error) {
+	value := req.Header.Get("Authorization")
+	if value == "" {
+		return nil, &auth.Error{Code: protocol.CodeNoToken, Description: "no Authorization header; send Authorization: Bearer <token>"}
+	}
+	scheme, token, _ := strings.Cut(value, " ")
+	if scheme != "Token" && scheme != "Bearer" || token == "" || strings.ContainsAny(token, " \t") {
+		return nil, &auth.Error{Code: protocol.CodeUnauthorized, Description: "the Authorization header is neither Bearer <token> nor Token <token>"}
+	}
+	return r.cfg.Verifier.Verify(req.Context(), token)
+}
+
+// body reads the request's body. It is called for authorised requests only:
+// nobody else may make the server read one.
+func (r *Relay) body(w http.ResponseWriter, req *http.Request, limit int64) ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, ending{code: protocol.CodeInvalid, status: http.StatusRequestEntityTooLarge, text: "the request is larger than " + strconv.FormatInt(limit, 10) + " bytes (relay.max_request_bytes)"}
+	case err != nil:
+		return nil, ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, text: "the request's body could not be read"}
+	}
+	return b, nil
+}
+
+// agentOf prefers what SDKs say of themselves: browsers cannot set User-Agent.
+func agentOf(req *http.Request) string {
+	a := req.Header.Get("X-User-Agent")
+	if a == "" {
+		a = req.UserAgent()
+	}
+	return strings.ToValidUTF8(a[:min(len(a), 200)], "")
+}
+
+// smallBody bounds requests that hold a few fields.
+const smallBody = 1 << 20
+
+func (r *Relay) serveWriteCheckpoint(w http.ResponseWriter, req *http.Request) {
+	token, err := r.authorize(req)
+	if err != nil {
+		writeError(w, r.asEnding(err))
+		return
+	}
+	client := req.URL.Query().Get("client_id")
+	if err := protocol.CheckClientID(client); err != nil {
+		writeError(w, ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, text: "client_id: " + err.Error()})
+		return
+	}
+	r.answerWrite(w, req, token, client, 0, protocol.AppendWriteCheckpoint)
+}
+
+func (r *Relay) serveCheckpointRequest(w http.ResponseWriter, req *http.Request) {
+	token, err := r.authorize(req)
+	if err != nil {
+		writeError(w, r.asEnding(err))
+		return
+	}
+	body, err := r.body(w, req, smallBody)
+	if err != nil {
+		writeError(w, r.asEnding(err))
+		return
+	}
+	client, id, err := protocol.DecodeCheckpointRequest(body)
+	if err != nil {
+		writeError(w, r.asEnding(err))
+		return
+	}
+	r.answerWrite(w, req, token, client, id, protocol.AppendCheckpointRequestAnswer)
+}
+
+// writeWait bounds how long a client waits for the primary sidecar.
+const writeWait = 10 * time.Second
+
+func (r *Relay) answerWrite(w http.ResponseWriter, req *http.Request, token *auth.Token, client string, id int64, answer func([]byte, int64) []byte) {
+	ctx, cancel := context.WithTimeout(req.Context(), writeWait)
+	defer cancel()
+	held, err := r.writes.request(ctx, writeUser(token.Subject, client), id)
+	if err != nil {
+		writeError(w, r.asEnding(err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Write(append(answer(nil, held), '\n'))
+}
+
+// serveProbe answers orchestrators: 200, or 400 with the reason.
+func (r *Relay) serveProbe(w http.ResponseWriter, req *http.Request) {
+	status := r.publisher.currentStatus()
+	r.mu.Lock()
+	draining := r.draining
+	r.mu.Unlock()
+	reason := ""
+	switch req.PathValue("probe") {
+	case "liveness":
+	case "startup":
+		if !status.begun {
+			reason = "the sidecar was not read yet"
+		}
+	case "readiness":
+		switch {
+		case draining:
+			reason = "shutting down"
+		case !status.begun:
+			reason = "the sidecar was not read yet"
+		case status.err != nil:
+			reason = "the sidecar cannot be read; the log says why"
+		case status.head.RuleSet == 0:
+			reason = "no sync rules are active yet: the first copy of the source may still be running"
+		}
+	default:
+		writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "the probes are startup, liveness and readiness"})
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	body := []byte(`{"ok":true}`)
+	if reason != "" {
+		w.WriteHeader(http.StatusBadRequest)
+		body = strconv.AppendQuote([]byte(`{"ok":false,"reason":`), reason)
+		body = append(body, '}')
+	}
+	w.Write(append(body, '\n'))
+}

@@ -1,0 +1,411 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/protocol"
+)
+
+// ending is why a session ends: what the client is told as far as the transport
+// can tell it. It is an error of the request that it answers.
+type ending struct {
+	code   protocol.Code
+	status int // of HTTP, if nothing was sent yet
+	close  int // of the native transport
+	text   string
+}
+
+func (e ending) Error() string { return "[" + string(e.code) + "] " + e.text }
+
+// resolveRequest is what a session's buckets are resolved from.
+type resolveRequest struct {
+	rules          RulesRequest
+	streamsVersion int64
+	version        int64 // grows with each change of the request
+}
+
+// mailMax is how many nodes wait for a session before it has to be given a view
+// instead.
+const mailMax = 64
+
+// session is one connected client. Its run loop owns the core; the publisher
+// puts mail in.
+type session struct {
+	id       int64
+	user     string // of write checkpoints
+	clientID string
+	agent    string
+	kind     string // transport
+	since    time.Time
+	ahead    millrace.OpID // greatest position the client claimed
+	relay    *Relay
+	core     *core // run loop only
+	wake     chan struct{}
+
+	queued bool      // under publisher.mu
+	pub    published // the publisher's goroutine only
+
+	mu      sync.Mutex
+	request resolveRequest
+	expires time.Time // of the token
+	mail    []delivery
+	lost    bool
+	next    *view
+	stale   bool
+	left    bool
+	asks    bool // for a view of the same request
+	resolve bool // for the request to be resolved
+	end     *ending
+
+	// What reports tell.
+	buckets      atomic.Int64
+	sent         atomic.Int64 // checkpoint completed last
+	acknowledged atomic.Int64
+	bytes        atomic.Int64
+}
+
+// transport sends lines to one client.
+type transport interface {
+	// send writes the lines. It blocks while the client is slow, up to a bound.
+	send(ctx context.Context, o *output) error
+	// keepalive tells how long the token is valid, in whole seconds.
+	keepalive(ctx context.Context, seconds int32) error
+	// ready tells whether the client takes data now; the session is signalled
+	// when that changes.
+	ready() bool
+}
+
+func (s *session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// push hands over a node.
+func (s *session) push(d delivery) {
+	s.mu.Lock()
+	if s.lost || len(s.mail) == mailMax {
+		s.lost, s.mail = true, nil
+	} else {
+		s.mail = append(s.mail, d)
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+// markStale stops the session until it gets a view.
+func (s *session) markStale() {
+	s.mu.Lock()
+	s.stale, s.mail, s.lost = true, nil, false
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *session) giveView(v *view) {
+	s.mu.Lock()
+	s.mail, s.lost = nil, false
+	if !s.resolve { // else the request has changed meanwhile: its view follows
+		s.next, s.stale = v, false
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+// finish ends the session; the first reason counts.
+func (s *session) finish(e ending) {
+	s.mu.Lock()
+	if s.end == nil {
+		s.end = &e
+	}
+	s.mu.Unlock()
+	s.signal()
+}
+
+func (s *session) takeAsked() (left, resolve, refresh bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left, resolve, refresh = s.left, s.resolve, s.asks
+	s.asks, s.resolve = false, false
+	return left, resolve, refresh
+}
+
+func (s *session) currentRequest() resolveRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.request
+}
+
+// change replaces parts of the request; nothing is sent before it is resolved.
+func (s *session) change(f func(*resolveRequest)) {
+	s.mu.Lock()
+	f(&s.request)
+	s.request.version++
+	s.stale, s.mail, s.resolve = true, nil, true
+	s.mu.Unlock()
+	s.relay.publisher.attend(s)
+	s.signal()
+}
+
+// join asks for the first view.
+func (s *session) join() {
+	s.mu.Lock()
+	s.resolve = true
+	s.mu.Unlock()
+	s.relay.publisher.attend(s)
+}
+
+func (s *session) leave() {
+	s.mu.Lock()
+	s.left = true
+	s.mu.Unlock()
+	s.relay.publisher.attend(s)
+}
+
+func (s *session) askView() {
+	s.mu.Lock()
+	s.asks = true
+	s.mu.Unlock()
+	s.relay.publisher.attend(s)
+}
+
+// mailbox is what has come for the session since it last looked.
+type mailbox struct {
+	view  *view
+	stale bool
+	lost  bool
+}
+
+// look takes the view there is; nodes stay until they can be used.
+func (s *session) look() mailbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := mailbox{view: s.next, stale: s.stale, lost: s.lost}
+	s.next = nil
+	return m
+}
+
+// ended gives the reason to end, if there is one.
+func (s *session) ended() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.end == nil {
+		return nil
+	}
+	return *s.end
+}
+
+// interrupted tells whether something has come that counts before any page that
+// is being read: rights may have been withdrawn.
+func (s *session) interrupted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stale || s.next != nil || s.end != nil
+}
+
+func (s *session) takeMail(usable func([]delivery) bool) []delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Nodes after a view count from that view.
+	if len(s.mail) == 0 || s.next != nil || s.stale || !usable(s.mail) {
+		return nil
+	}
+	mail := s.mail
+	s.mail = nil
+	return mail
+}
+
+// Timing of keepalives and of the token's end, as clients expect it.
+const (
+	keepaliveEvery = 20 * time.Second
+	expiryWarning  = 20 * time.Second
+)
+
+// run serves the session until it ends; ctx is the connection's.
+func (s *session) run(ctx context.Context, t transport) error {
+	keepalive := time.NewTimer(nextKeepalive())
+	defer keepalive.Stop()
+	expiry := expiryTimer{timer: time.NewTimer(0)}
+	defer expiry.timer.Stop()
+	asked := true // the first view is under way
+	for {
+		if err := s.ended(); err != nil {
+			return err
+		}
+		expiry.follow(s.expiry())
+		busy := false
+		if t.ready() {
+			var err error
+			if busy, err = s.advance(ctx, t, &asked); err != nil {
+				return err
+			}
+		}
+		idle := s.wake
+		if busy {
+			idle = closed // do not wait; a due timer is chosen soon all the same
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-idle:
+		case <-keepalive.C:
+			keepalive.Reset(nextKeepalive())
+			if err := t.keepalive(ctx, s.secondsLeft()); err != nil {
+				return err
+			}
+		case <-expiry.timer.C:
+			if err := s.expire(ctx, t, &expiry); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// closed is a channel that is always ready.
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// expire warns the client of its token's end, or ends the session.
+func (s *session) expire(ctx context.Context, t transport, e *expiryTimer) error {
+	if !e.due() {
+		return nil
+	}
+	if err := t.keepalive(ctx, s.secondsLeft()); err != nil {
+		return err
+	}
+	if time.Now().Before(e.at) {
+		return nil
+	}
+	return ending{code: protocol.CodeTokenExpired, close: protocol.CloseUnauthorized, text: "the token has expired"}
+}
+
+// advance does the next thing there is to do; false if there is nothing. asked
+// tells whether a view is under way.
+func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, error) {
+	m := s.look()
+	var out output
+	if m.view != nil {
+		s.core.view(m.view, &out)
+		s.buckets.Store(int64(len(m.view.buckets)))
+		*asked = false
+	}
+	if m.stale {
+		s.core.stale()
+	}
+	if m.lost {
+		s.core.missed()
+	}
+	if out.empty() {
+		mail := s.takeMail(func(ds []delivery) bool { return s.core.ready() || s.core.interrupts(ds) })
+		if mail != nil {
+			s.core.nodes(mail, &out)
+		}
+	}
+	if !out.empty() {
+		return true, s.send(ctx, t, &out)
+	}
+	switch s.core.next() {
+	case wantView:
+		if !*asked {
+			*asked = true
+			s.askView()
+		}
+	case wantPage:
+		return true, s.catchUp(ctx, t)
+	}
+	return m.view != nil, nil
+}
+
+// expiryTimer fires shortly before a token expires and when it does.
+type expiryTimer struct {
+	timer  *time.Timer
+	at     time.Time
+	warned bool
+}
+
+// follow sets the timer if the token is another one.
+func (e *expiryTimer) follow(at time.Time) {
+	if !at.Equal(e.at) {
+		e.at, e.warned = at, false
+		e.timer.Reset(max(time.Until(at)-expiryWarning, 0))
+	}
+}
+
+// due tells whether the client must be told now, and sets the timer for the
+// next time.
+func (e *expiryTimer) due() bool {
+	left := time.Until(e.at)
+	if left > expiryWarning {
+		e.timer.Reset(left - expiryWarning)
+		return false
+	}
+	due := left <= 0 || !e.warned
+	e.warned = true
+	e.timer.Reset(max(left, time.Millisecond))
+	return due
+}
+
+func nextKeepalive() time.Duration {
+	return time.Duration(float64(keepaliveEvery) * (0.9 + 0.2*rand.Float64()))
+}
+
+func (s *session) expiry() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.expires
+}
+
+// secondsLeft rounds down: a client must not trust a token too long.
+func (s *session) secondsLeft() int32 {
+	return int32(min(max(time.Until(s.expiry())/time.Second, 0), 1<<30))
+}
+
+func (s *session) send(ctx context.Context, t transport, o *output) error {
+	if err := t.send(ctx, o); err != nil {
+		return err
+	}
+	n := o.size()
+	s.bytes.Add(int64(n))
+	s.relay.meters.sent(n, o.ops)
+	if o.completed {
+		s.sent.Store(int64(s.core.at))
+	}
+	return nil
+}
+
+// catchUp reads and sends one page, under the relay's budget for pages held in
+// memory.
+func (s *session) catchUp(ctx context.Context, t transport) error {
+	if err := s.relay.pages.Acquire(ctx, pageBytes); err != nil {
+		return err
+	}
+	defer s.relay.pages.Release(pageBytes)
+	p, err := s.relay.readPage(ctx, s.core.pageRequest())
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !errors.Is(err, ErrUnavailable) {
+			s.relay.log.Warn("reading a page", "error", err, "user", s.user)
+		}
+		return ending{code: protocol.CodeRestarting, close: protocol.CloseRestarting, text: "the sidecar cannot be read at the moment"}
+	}
+	if s.interrupted() {
+		return nil
+	}
+	var out output
+	s.core.page(p, &out)
+	if out.empty() {
+		return nil
+	}
+	return s.send(ctx, t, &out)
+}
