@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/decoder"
+	"github.com/millrace/millrace/store"
+)
+
+// Waiting between terms of leadership.
+const (
+	firstWait    = 200 * time.Millisecond
+	longestWait  = 15 * time.Second
+	calmTerm     = time.Minute      // a term this long was a good one: waiting begins anew
+	repeatAfter  = 5 * time.Minute  // the same failure is logged again after this
+	closeTimeout = 10 * time.Second // for giving leadership back
+)
+
+// lead works as the decoder whenever it can: win leadership, run a term, and
+// again, until ctx ends, which is no error. Failures are waited out, but for
+// rules that do not compile: waiting does not mend them.
+func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) error {
+	dcfg, err := decoderConfig(cfg, log)
+	if err != nil {
+		return err
+	}
+	opts := store.Options{
+		SuppressUnchanged: cfg.Decoder.SuppressUnchanged,
+		HistoryKeep:       cfg.History.Keep,
+		PieceBytes:        int(cfg.Decoder.BatchMaxBytes),
+		Logger:            log,
+	}
+	failures := failureLog{log: log, now: time.Now}
+	wait := firstWait
+	for {
+		began := time.Now()
+		err := term(ctx, cfg, opts, dcfg, h, log)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, decoder.ErrRules):
+			return finding(err)
+		case time.Since(began) > calmTerm:
+			wait = firstWait
+		}
+		if err == nil {
+			err = errors.New("the term of leadership ended")
+		}
+		h.set("waiting", message(err))
+		failures.report(err)
+		if !pause(ctx, jitter(wait)) {
+			return nil
+		}
+		wait = min(2*wait, longestWait)
+	}
+}
+
+// term opens the sidecar, waits for leadership and decodes until something
+// fails.
+func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg decoder.Config, h *health, log *slog.Logger) (err error) {
+	st, err := store.Open(ctx, string(cfg.Sidecar.URI), opts)
+	if err != nil {
+		return fmt.Errorf("open the sidecar: %w", err)
+	}
+	h.set("standing by", "")
+	w, err := st.Lead(ctx, processName())
+	if err != nil {
+		return fmt.Errorf("win leadership: %w", err)
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if closeErr := w.Close(closing); closeErr != nil && err == nil {
+			err = fmt.Errorf("end the term: %w", closeErr)
+		}
+	}()
+	h.set("decoding", "")
+	return decoder.Run(ctx, dcfg, w)
+}
+
+func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error) {
+	rules, err := os.ReadFile(cfg.Rules)
+	if err != nil {
+		return decoder.Config{}, usage(fmt.Errorf("read the rules: %w; the key rules says where they are", err))
+	}
+	d := decoder.Config{
+		RulesFile:       cfg.Rules,
+		Rules:           string(rules),
+		BatchMaxBytes:   int64(cfg.Decoder.BatchMaxBytes),
+		SpoolMax:        int64(cfg.Decoder.SpoolMax),
+		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
+		Heartbeat:       cfg.Decoder.Heartbeat,
+		Logger:          log,
+	}
+	for _, s := range cfg.Sources {
+		d.Sources = append(d.Sources, decoder.SourceConfig{Name: s.Name, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication})
+	}
+	return d, nil
+}
+
+// refuseUnsupported refuses keys whose feature this build does not have and
+// whose silence would mislead.
+func refuseUnsupported(cfg *config.Config) error {
+	for _, k := range []struct {
+		set       bool
+		key, what string
+	}{
+		{cfg.Decoder.SlotMaxLag != 0, "decoder.slot_max_lag", "drop slots that lag; PostgreSQL's own max_slot_wal_keep_size protects the source's disk"},
+		{cfg.Decoder.OnDrop != "remove", "decoder.on_drop", "keep rows of dropped tables"},
+		{cfg.Telemetry.MetricsListen != "", "telemetry.metrics_listen", "serve metrics; the views millrace.status and millrace.replication have the numbers"},
+		{cfg.Telemetry.OTLPEndpoint != "", "telemetry.otlp_endpoint", "send traces"},
+	} {
+		if k.set {
+			return usage(fmt.Errorf("%s: this build cannot %s: remove the key", k.key, k.what))
+		}
+	}
+	return nil
+}
+
+// failureLog logs a failure once, and again only after a while, so that what
+// lasts does not flood the log.
+type failureLog struct {
+	log  *slog.Logger
+	now  func() time.Time
+	last string
+	at   time.Time
+}
+
+func (f *failureLog) report(err error) {
+	text := message(err)
+	if text == f.last && f.now().Sub(f.at) < repeatAfter {
+		f.log.Debug("still failing, trying again", "error", text)
+		return
+	}
+	f.last, f.at = text, f.now()
+	f.log.Error("cannot sync, trying again until it works", "error", text)
+}
+
+// processName tells people which process leads.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
+
+// jitter is d, less up to a third.
+func jitter(d time.Duration) time.Duration { return d - rand.N(d/3) }
+
+// pause waits, and tells whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+var passwordPair = regexp.MustCompile(`(?i)\s*\b(ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|\S*)`)
+
+// withoutPassword is a connection string that may be shown anywhere.
+func withoutPassword(uri config.URI) string {
+	u, err := url.Parse(string(uri))
+	if err != nil || u.Scheme == "" {
+		return passwordPair.ReplaceAllString(uri.String(), "")
+	}
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	q := u.Query()
+	if q.Has("password") || q.Has("sslpassword") {
+		q.Del("password")
+		q.Del("sslpassword")
+		u.RawQuery = q.Encode()
+	}
+	return u.String()
+}

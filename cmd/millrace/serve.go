@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/migrations"
+)
+
+// role is which parts a process runs.
+type role string
+
+const (
+	roleAll     role = "all"
+	roleDecoder role = "decoder"
+	roleRelay   role = "relay"
+)
+
+// HTTP limits.
+const (
+	headerTimeout   = 10 * time.Second
+	requestTimeout  = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	shutdownTimeout = 5 * time.Second
+	maxHeaderBytes  = 64 << 10
+)
+
+func newServe(env *environment) *cobra.Command {
+	var (
+		file, address, roleText string
+		migrate                 bool
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run in production, against existing databases",
+		Long: `Run in production, against the databases of the configuration. Several may run
+on one sidecar: one decoder works, the others stand by.
+
+With --role decoder there is an HTTP server for the probes only if --listen
+says where.`,
+		Example: "  millrace migrate up -c millrace.yaml && millrace serve -c millrace.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			cfg, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			r := role(roleText)
+			switch r {
+			case roleAll, roleDecoder:
+			case roleRelay:
+				return usage(errors.New("--role relay: this build has no relay yet; use all or decoder"))
+			default:
+				return usage(fmt.Errorf("--role %q is not one of all, decoder, relay", roleText))
+			}
+			if err := refuseUnsupported(cfg); err != nil {
+				return err
+			}
+			rules, err := os.ReadFile(cfg.Rules)
+			if err != nil {
+				return usage(fmt.Errorf("read the rules: %w; the key rules says where they are", err))
+			}
+			if err := checkRules(cfg.Rules, rules); err != nil {
+				return err
+			}
+			if address == "" && r == roleAll {
+				address = cfg.Relay.Listen
+			}
+			var listener net.Listener
+			if address != "" {
+				if listener, err = listen(ctx, address, "--listen or relay.listen"); err != nil {
+					return err
+				}
+				defer listener.Close()
+			}
+			if migrate {
+				if err := migrations.Up(ctx, string(cfg.Sidecar.URI)); err != nil {
+					return err
+				}
+			}
+			log := newLogger(env.stderr, cfg.Telemetry.LogFormat, slog.LevelInfo)
+			for _, w := range cfg.Warnings {
+				log.Warn(w)
+			}
+			return serve(ctx, cfg, listener, r, log)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&file, "config", "c", defaultConfig, "the configuration file")
+	f.StringVar(&roleText, "role", string(roleAll), "what to run: all, decoder or relay")
+	f.StringVar(&address, "listen", "", "address of the HTTP server (default: relay.listen; none with --role decoder)")
+	f.BoolVar(&migrate, "migrate", false, "bring the sidecar's schema up first")
+	return cmd
+}
+
+// serve runs the decoder and, if there is a listener, the HTTP server, until
+// ctx ends or one of them cannot go on.
+func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, log *slog.Logger) error {
+	h := newHealth()
+	group, ctx := errgroup.WithContext(ctx)
+	if l != nil {
+		page := startPage{Version: versionText(), Rules: cfg.Rules, Sidecar: pageDatabase{"sidecar", withoutPassword(cfg.Sidecar.URI)}}
+		for _, s := range cfg.Sources {
+			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
+		}
+		group.Go(func() error { return serveHTTP(ctx, l, newMux(h, page), log) })
+		log.Info("listening", "address", l.Addr().String(), "role", string(r))
+	}
+	group.Go(func() error { return lead(ctx, cfg, h, log) })
+	return group.Wait()
+}
+
+// serveHTTP serves until ctx ends, then lets requests finish.
+func serveHTTP(ctx context.Context, l net.Listener, handler http.Handler, log *slog.Logger) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	err := server.Shutdown(stopping)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	<-failed // http.ErrServerClosed
+	return err
+}

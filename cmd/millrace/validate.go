@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/syncrules"
+)
+
+func newValidate(env *environment) *cobra.Command {
+	var (
+		source string
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "validate FILE",
+		Short: "Check sync rules; exit code 1 if they have errors",
+		Example: `  millrace validate sync.yaml
+  millrace validate sync.yaml --source postgres://localhost/app`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := os.ReadFile(args[0])
+			if err != nil {
+				return usage(fmt.Errorf("read the rules: %w", err))
+			}
+			rules, diagnostics := syncrules.Compile(args[0], src)
+			if source != "" && rules != nil {
+				more, err := checkAgainstSource(cmd.Context(), source, args[0], src, rules)
+				if err != nil {
+					return err
+				}
+				diagnostics = append(diagnostics, more...)
+			}
+			if asJSON {
+				err = writeDiagnosticsJSON(env, diagnostics)
+			} else {
+				err = diagnostics.Render(env.stdout, src)
+				if err == nil && !diagnostics.Fatal() {
+					_, err = fmt.Fprintf(env.stdout, "%s: %s, %s\n", args[0], count(len(rules.Definitions()), "definition"), count(len(diagnostics), "warning"))
+				}
+			}
+			if err == nil && diagnostics.Fatal() {
+				return errShown
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&source, "source", "", "also check that tables and columns exist in this database (connection string)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	return cmd
+}
+
+// checkRules returns an error that holds everything wrong with the rules, each
+// with its line and a caret.
+func checkRules(file string, src []byte) error {
+	rules, diagnostics := syncrules.Compile(file, src)
+	if rules != nil && !diagnostics.Fatal() {
+		return nil
+	}
+	return finding(errors.New("the sync rules are not valid:\n" + rendered(diagnostics, src)))
+}
+
+// rendered is the diagnostics as text, without a newline at the end.
+func rendered(diagnostics syncrules.Diagnostics, src []byte) string {
+	var b strings.Builder
+	_ = diagnostics.Render(&b, src) // a Builder takes everything
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func count(n int, what string) string {
+	switch n {
+	case 0:
+		return "no " + what + "s"
+	case 1:
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// diagnosticJSON is a finding for machines. Lines and columns count from 1,
+// offsets are bytes.
+type diagnosticJSON struct {
+	Severity  string `json:"severity"`
+	File      string `json:"file"`
+	Line      int    `json:"line"`
+	Column    int    `json:"column"`
+	EndLine   int    `json:"end_line"`
+	EndColumn int    `json:"end_column"`
+	Start     int    `json:"start"`
+	End       int    `json:"end"`
+	Message   string `json:"message"`
+	Hint      string `json:"hint,omitempty"`
+}
+
+func writeDiagnosticsJSON(env *environment, diagnostics syncrules.Diagnostics) error {
+	out := make([]diagnosticJSON, len(diagnostics))
+	for i, d := range diagnostics {
+		out[i] = diagnosticJSON{
+			Severity: d.Severity.String(), File: d.File, Line: d.Line, Column: d.Column,
+			EndLine: d.EndLine, EndColumn: d.EndColumn, Start: d.Start, End: d.End,
+			Message: d.Message, Hint: d.Hint,
+		}
+	}
+	enc := json.NewEncoder(env.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(out)
+}
