@@ -6,19 +6,16 @@ import (
 	"time"
 )
 
-// progressQuery asks whether rules are in force, and how far copying is.
+// progressQuery asks whether rules are in force, and what keeps them from it.
 const progressQuery = `
-	SELECT EXISTS (SELECT FROM millrace.rule_sets WHERE state = 'active'),
-	       coalesce((SELECT op_id FROM millrace.head), 0),
-	       (SELECT sum(rows)::bigint FROM millrace.copies),
-	       (SELECT sum(greatest(rows, estimate))::bigint FROM millrace.copies)`
+	SELECT rule_set IS NOT NULL, op_id, copy_rows, copy_estimate, coalesce(errors, waiting_for, '')
+	FROM millrace.status`
 
-// bucketQuery picks the bucket that the examples look at: the first that holds
-// to-dos of the demo's first list.
+// bucketQuery picks the bucket that the examples look at: the one that holds
+// the to-dos of the examples' list.
 const bucketQuery = `
-	SELECT name FROM millrace.bucket_names
-	WHERE name LIKE '%00000000-0000-4000-a000-000000000001%'
-	ORDER BY name LIKE '%todo%' DESC, id LIMIT 1`
+	SELECT name FROM millrace.buckets WHERE served AND name LIKE '%' || $1::text || '%'
+	ORDER BY name LIKE '%todo%' DESC, rows DESC LIMIT 1`
 
 // exampleList is the list of alice that the examples add a to-do to.
 const exampleList = "00000000-0000-4000-a000-000000000001"
@@ -30,7 +27,7 @@ func (d *dev) banner(first firstOps) string {
 	source, sidecar := d.source.URI(sourceDatabase), d.sidecar.URI(sidecarDatabase)
 
 	line("")
-	line("Millrace is running: %s ops, %v after the start.", thousands(first.ops), time.Since(d.Started).Round(100*time.Millisecond))
+	line("Millrace is running: %s ops in the sidecar %v after the start.", thousands(first.ops), time.Since(d.Started).Round(100*time.Millisecond))
 	line("")
 	line("  Status page   %s", d.url())
 	line("  For scripts   %s (addresses and tokens)", d.display(devFile))
@@ -50,10 +47,10 @@ func (d *dev) banner(first firstOps) string {
 		line("Try it: change a row on the source,")
 		line(`  psql %s -c "INSERT INTO todos (list_id, title, created_by) VALUES ('%s', 'My first change', 'alice')"`, source, exampleList)
 		line("and see it as the newest op of its bucket on the sidecar:")
-		line(`  psql %s -c 'SELECT * FROM millrace.ops_between($$%s$$, 0, NULL, 100) ORDER BY op_id DESC LIMIT 5'`, sidecar, first.bucket)
+		line(`  psql %s -c 'SELECT op_id, kind, row_id, data FROM millrace.ops_between($$%s$$, 0, NULL, NULL) ORDER BY op_id DESC LIMIT 5'`, sidecar, first.bucket)
 	} else {
 		line("See the buckets that your rules made:")
-		line(`  psql %s -c 'SELECT * FROM millrace.buckets LIMIT 20'`, sidecar)
+		line(`  psql %s -c 'SELECT name, rows, ops FROM millrace.buckets LIMIT 20'`, sidecar)
 	}
 	line("")
 	line("Tokens, valid for %d hours (millrace token --data %s --sub NAME makes more):", tokenLifetime/time.Hour, d.Dir)

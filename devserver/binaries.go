@@ -42,11 +42,11 @@ func (d *dev) fetched(ctx context.Context, dir string) (pgserver.Binaries, error
 	}
 	title := fmt.Sprintf("PostgreSQL is not installed: fetching version %s (about 15 MB) from %s", fetchVersion, repository())
 	if err := d.show.step(title, func() error { return d.Fetch(ctx, dir) }); err != nil {
-		return pgserver.Binaries{}, fmt.Errorf(`PostgreSQL's server programs are not on this machine and could not be fetched: %w
+		return pgserver.Binaries{}, fmt.Errorf(`PostgreSQL's server programs are not on this machine and could not be fetched: %w (%w)
 Do one of these, then start again:
   - install PostgreSQL 14 or newer (Debian, Ubuntu: sudo apt-get install postgresql; macOS: brew install postgresql@17)
   - name the folder of its programs: --pg-bin DIR, or %s=DIR
-  - name a Maven repository that can be reached: %s=https://…`, err, pgserver.EnvBin, EnvRepository)
+  - name a Maven repository that can be reached: %s=https://…`, err, pgserver.ErrNotFound, pgserver.EnvBin, EnvRepository)
 	}
 	return pgserver.Inspect(ctx, binDir)
 }

@@ -31,6 +31,9 @@ import (
 // stopTimeout is how long the engine and the servers get to stop.
 const stopTimeout = 60 * time.Second
 
+// ErrSchemaNeedsRules means that a schema was given without rules.
+var ErrSchemaNeedsRules = errors.New("--schema needs --rules as well: the demo's rules name the demo's tables")
+
 // Options say what to run. Serve, Listener and Out are required.
 type Options struct {
 	Dir string // where everything lives; defaults to .millrace
@@ -124,7 +127,7 @@ func readInputs(opts Options) (rules string, schema []byte, err error) {
 	schema = []byte(demo.Schema + demo.Seed)
 	if opts.SchemaFile != "" {
 		if opts.RulesFile == "" {
-			return "", nil, errors.New("--schema needs --rules as well: the demo's rules name the demo's tables")
+			return "", nil, ErrSchemaNeedsRules
 		}
 		if schema, err = os.ReadFile(opts.SchemaFile); err != nil {
 			return "", nil, fmt.Errorf("read the schema: %w", err)
@@ -311,16 +314,22 @@ func lookForOps(ctx context.Context, uri string, report func(string)) (first fir
 	}
 	defer conn.Close(ctx)
 	var copied, estimate *int64
-	if err := conn.QueryRow(ctx, progressQuery).Scan(&done, &first.ops, &copied, &estimate); err != nil {
+	var obstacle string
+	if err := conn.QueryRow(ctx, progressQuery).Scan(&done, &first.ops, &copied, &estimate, &obstacle); err != nil {
 		return first, false, err
 	}
-	if !done {
-		if copied != nil && estimate != nil && *estimate > 0 {
-			report(fmt.Sprintf("%d of about %d rows", *copied, *estimate))
-		}
+	switch {
+	case done:
+	case obstacle != "":
+		report(obstacle)
+		return first, false, nil
+	case copied != nil && estimate != nil && *estimate > 0:
+		report(fmt.Sprintf("%s of about %s rows", thousands(*copied), thousands(*estimate)))
+		return first, false, nil
+	default:
 		return first, false, nil
 	}
-	err = conn.QueryRow(ctx, bucketQuery).Scan(&first.bucket)
+	err = conn.QueryRow(ctx, bucketQuery, exampleList).Scan(&first.bucket)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil // rules of one's own, without a bucket that holds todos
 	}

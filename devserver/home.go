@@ -226,6 +226,22 @@ func (h *home) writeDevFile(f DevFile) error {
 	return nil
 }
 
+// ReadDevFile reads the dev.json of the servers that run in a folder.
+func ReadDevFile(dir string) (DevFile, error) {
+	var f DevFile
+	path := filepath.Join(dir, devFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, fmt.Errorf("millrace dev does not run in %s (there is no %s): start it, name its folder with --data, or a configuration with -c", dir, path)
+	} else if err != nil {
+		return f, fmt.Errorf("look for the development servers: %w", err)
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
+		return f, fmt.Errorf("read %s: %w", path, err)
+	}
+	return f, nil
+}
+
 func (h *home) removeDevFile() { _ = os.Remove(h.path(devFile)) } // usually not there
 
 // openLog opens the folder's log for appending; one beyond 8 MiB is moved aside.
