@@ -53,11 +53,12 @@ type (
 		val millrace.Value
 		bad bool
 	}
-	// nameExpr is "name" or "qual.name".
+	// nameExpr is "name", "qual.name" or "schema.qual.name".
 	nameExpr struct {
 		span
-		qual *ident
-		name ident
+		schema *ident
+		qual   *ident
+		name   ident
 	}
 	// callExpr is "name(args)" or "schema.name(args)".
 	callExpr struct {

@@ -1,10 +1,12 @@
 package syncrules
 
+import "slices"
+
 // dataQuery compiles a data query of a bucket definition. names are the
 // parameters in the order of the bucket name; known is false if they are not
 // known because of other errors. nil means an error was reported.
 func (b *builder) dataQuery(q *query, names []string, known bool) *dataQuery {
-	fatal := b.file.errorCount(q)
+	before := q.rep.fatal
 	sel := parseSelect(q, parseOptions{})
 	if sel == nil {
 		return nil
@@ -38,7 +40,7 @@ func (b *builder) dataQuery(q *query, names []string, known bool) *dataQuery {
 	d.items = b.bucketItems(sel, scope, l)
 	w := &whereCompiler{b: b, l: l, rel: rel, data: true}
 	m := w.where(sel.where)
-	if m == nil || b.file.errorCount(q) != fatal {
+	if m == nil || q.rep.fatal != before {
 		return nil
 	}
 	if !known {
@@ -51,7 +53,7 @@ func (b *builder) dataQuery(q *query, names []string, known bool) *dataQuery {
 // parameters.
 func (b *builder) finishData(d *dataQuery, sel *selectStmt, m *match, names []string) *dataQuery {
 	for _, p := range m.sides {
-		if !containsText(names, p.name) {
+		if !slices.Contains(names, p.name) {
 			hint := didYouMean(p.name, names)
 			if len(names) == 0 {
 				hint = "the definition has no parameters"
@@ -150,25 +152,4 @@ func (b *builder) event(q *query) {
 	if sel.where != nil {
 		l.expr(sel.where)
 	}
-}
-
-// errorCount is how many fatal diagnostics there are; a change says that a
-// query has some.
-func (f *rulesFile) errorCount(q *query) int {
-	n := 0
-	for _, d := range q.rep.list {
-		if d.Severity == Fatal {
-			n++
-		}
-	}
-	return n
-}
-
-func containsText(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }

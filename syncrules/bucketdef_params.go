@@ -1,6 +1,10 @@
 package syncrules
 
-import "github.com/millrace/millrace"
+import (
+	"slices"
+
+	"github.com/millrace/millrace"
+)
 
 // parameterQuery is a compiled parameter query of a bucket definition.
 type parameterQuery struct {
@@ -15,7 +19,7 @@ type parameterQuery struct {
 // parameterQuery compiles the query with the given number, from 1. nil means
 // an error was reported.
 func (b *builder) parameterQuery(c *bucketConfig, q *query, number int) *parameterQuery {
-	before := b.file.errorCount(q)
+	before := q.rep.fatal
 	sel := parseSelect(q, parseOptions{})
 	if sel == nil {
 		return nil
@@ -33,7 +37,7 @@ func (b *builder) parameterQuery(c *bucketConfig, q *query, number int) *paramet
 	default:
 		b.tableParameters(c, sel, src, p, number)
 	}
-	if b.file.errorCount(q) != before {
+	if q.rep.fatal != before {
 		return nil
 	}
 	return p
@@ -61,7 +65,7 @@ func (b *builder) eachParameters(c *bucketConfig, sel *selectStmt, src *source, 
 	}
 	arg := b.bucketLowerer(&bucketScope{b: b}).expr(call.args[0])
 	b.nextID++
-	rel := &relation{id: b.nextID, arg: arg, span: src.at}
+	rel := &relation{id: b.nextID, arg: arg, span: src.at, legacyNull: b.file.legacyJSON}
 	name := "json_each"
 	if src.alias != nil {
 		name = src.alias.name
@@ -132,10 +136,10 @@ func (b *builder) tableParameters(c *bucketConfig, sel *selectStmt, src *source,
 	}
 	st.outputs = len(q.outputs)
 	b.warnDangerous(c, sel, items, nil, keyed)
-	if b.rules == nil || sel.q.rep.fatal {
+	if sel.q.rep.fatal > 0 {
 		return
 	}
-	st.lookup = b.lookup("lookup:"+c.name+"/"+itoa(number), c.name, q)
+	st.lookup = b.lookup(func() string { return "lookup:" + c.name + "/" + itoa(number) }, c.name, q)
 	p.stages = append(p.stages, st)
 }
 
@@ -161,7 +165,7 @@ func (b *builder) parameterItems(c *bucketConfig, sel *selectStmt, l *lowerer, p
 			b.queryPriority(c, it, p)
 			continue
 		}
-		if containsText(p.names, name) {
+		if slices.Contains(p.names, name) {
 			it.span.fatal("", "parameter %s is selected twice", name)
 			continue
 		}

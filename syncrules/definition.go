@@ -59,7 +59,15 @@ type builder struct {
 	rules  *Rules
 	file   *rulesFile
 	byHash map[string]int // definitions that may be shared
+	counts map[string]int
 	nextID int
+}
+
+// number counts, from 0, what has the same name.
+func (b *builder) number(name string) int {
+	n := b.counts[name]
+	b.counts[name]++
+	return n
 }
 
 func (b *builder) relation(at span, p *tablePattern) *relation {
@@ -67,13 +75,14 @@ func (b *builder) relation(at span, p *tablePattern) *relation {
 	return &relation{id: b.nextID, table: p, span: at}
 }
 
-// lookup adds a lookup definition, or finds the one that means the same.
-func (b *builder) lookup(key, name string, q *lookupQuery) int {
+// lookup adds a lookup definition, whose key it asks for, or finds the one
+// that means the same.
+func (b *builder) lookup(key func() string, name string, q *lookupQuery) int {
 	hash := b.lookupHash(q)
 	if i, ok := b.byHash[hash]; ok {
 		return i
 	}
-	b.rules.defs = append(b.rules.defs, &definition{kind: millrace.LookupDefinition, key: key, name: name, hash: hash, lookup: q})
+	b.rules.defs = append(b.rules.defs, &definition{kind: millrace.LookupDefinition, key: key(), name: name, hash: hash, lookup: q})
 	i := len(b.rules.defs) - 1
 	b.byHash[hash] = i
 	return i

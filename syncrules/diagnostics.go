@@ -135,7 +135,7 @@ type reporter struct {
 	src   []byte
 	lines []int // offset of each line's start
 	list  Diagnostics
-	fatal bool
+	fatal int // how many, also beyond what is collected
 }
 
 func newReporter(file string, src []byte) *reporter {
@@ -174,7 +174,7 @@ func (r *reporter) offset(line, column int) int {
 
 func (r *reporter) add(sev Severity, start, end int, hint, message string) {
 	if sev == Fatal {
-		r.fatal = true
+		r.fatal++
 	}
 	if len(r.list) >= maxDiagnostics {
 		return

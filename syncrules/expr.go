@@ -89,6 +89,8 @@ type relation struct {
 	arg   *expr
 	owner *relation
 	mode  eachMode
+	// legacyNull: an element that is JSON null is the text null.
+	legacyNull bool
 	// implicit: made by IN over a constant array, apart: by &&.
 	implicit, apart bool
 	typeName        string // output table of a table's rows; empty for its own name

@@ -58,6 +58,7 @@ func (c *canon) relation(r *relation) {
 	if r.arg != nil {
 		c.word("json_each@1")
 		c.word(itoa(int(r.mode)))
+		c.flag(r.legacyNull)
 		c.expr(r.arg)
 	}
 	c.b.WriteByte('>')

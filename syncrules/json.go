@@ -1,6 +1,7 @@
 package syncrules
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -41,11 +42,13 @@ type jsonTape struct {
 	text  string
 	nodes []jsonNode
 	depth int
+	// repeats says that an object has a key twice, with equal values.
+	repeats bool
 }
 
 // parse reads strict JSON. The error says what is wrong; empty if nothing.
 func (t *jsonTape) parse(text string) string {
-	t.text, t.nodes, t.depth = text, t.nodes[:0], 0
+	t.text, t.nodes, t.depth, t.repeats = text, t.nodes[:0], 0, false
 	if len(text) > 1<<30 {
 		return "text is too long to be read as JSON"
 	}
@@ -259,8 +262,11 @@ const duplicateKey = "JSON object has a key twice with different values"
 func (t *jsonTape) checkDuplicate(at, key int) string {
 	for k := at + 1; k < key; {
 		v := int(t.nodes[k].next)
-		if t.sameString(k, key) && t.raw(v) != t.raw(key+1) && t.normal(v) != t.normal(key+1) {
-			return duplicateKey
+		if t.sameString(k, key) {
+			if t.raw(v) != t.raw(key+1) && t.normal(v) != t.normal(key+1) {
+				return duplicateKey
+			}
+			t.repeats = true
 		}
 		k = int(t.nodes[v].next)
 	}
@@ -273,8 +279,11 @@ func (t *jsonTape) checkDuplicates(at, end int) string {
 	for k := at + 1; k < end; {
 		v := int(t.nodes[k].next)
 		key := t.decode(k)
-		if old, ok := seen[key]; ok && t.normal(old) != t.normal(v) {
-			return duplicateKey
+		if old, ok := seen[key]; ok {
+			if t.normal(old) != t.normal(v) {
+				return duplicateKey
+			}
+			t.repeats = true
 		}
 		seen[key] = v
 		k = int(t.nodes[v].next)
@@ -327,7 +336,7 @@ func appendUnescaped(b []byte, s string) []byte {
 			i += 4
 			if utf16.IsSurrogate(r) {
 				low := rune(utf8.RuneError)
-				if i+6 < len(s)+0 && s[i+1] == '\\' && s[i+2] == 'u' {
+				if i+6 < len(s) && s[i+1] == '\\' && s[i+2] == 'u' {
 					low = utf16.DecodeRune(r, hexRune(s[i+3:i+7]))
 				}
 				if low != utf8.RuneError {
@@ -381,205 +390,38 @@ func (t *jsonTape) appendJSON(b []byte, n int, asReals bool) []byte {
 		}
 		return append(b, ']')
 	case jsonObject:
-		b = append(b, '{')
-		for k := n + 1; k < int(node.next); {
-			v := int(t.nodes[k].next)
-			if k > n+1 {
-				b = append(b, ',')
-			}
-			b = t.appendJSON(b, k, asReals)
-			b = append(b, ':')
-			b = t.appendJSON(b, v, asReals)
-			k = int(t.nodes[v].next)
-		}
-		return append(b, '}')
+		return t.appendObject(b, n, asReals)
 	}
 	return append(b, t.raw(n)...)
 }
 
-// value turns a node into a SQL value; objects and arrays become JSON text in
-// the env's buffer.
-func (t *jsonTape) sqlValue(e *env, n int) millrace.Value {
-	node := t.nodes[n]
-	switch node.kind {
-	case jsonTrue:
-		return millrace.Integer(1)
-	case jsonFalse:
-		return millrace.Integer(0)
-	case jsonInteger:
-		if i, err := strconv.ParseInt(t.raw(n), 10, 64); err == nil {
-			return millrace.Integer(i)
+// appendObject writes an object. Keys that look like array indexes come
+// first.
+func (t *jsonTape) appendObject(b []byte, n int, asReals bool) []byte {
+	type member struct{ key, value int }
+	var few [16]member
+	members := few[:0]
+	index := false
+	for k := n + 1; k < int(t.nodes[n].next); k = int(t.nodes[t.nodes[k].next].next) {
+		index = index || t.text[t.nodes[k].start+1]-'0' < 10
+		members = append(members, member{k, int(t.nodes[k].next)})
+	}
+	if t.repeats {
+		members = slices.DeleteFunc(members, func(m member) bool {
+			return slices.ContainsFunc(members, func(o member) bool { return o.key < m.key && t.sameString(o.key, m.key) })
+		})
+	}
+	if index {
+		sortIndexesFirst(members, func(m member) string { return t.decode(m.key) })
+	}
+	b = append(b, '{')
+	for i, m := range members {
+		if i > 0 {
+			b = append(b, ',')
 		}
-		return millrace.Real(parseReal(t.raw(n)))
-	case jsonReal:
-		return millrace.Real(parseReal(t.raw(n)))
-	case jsonString:
-		if !node.escaped {
-			return millrace.Text(t.text[node.start+1 : node.end-1])
-		}
-		start := len(e.buf)
-		e.buf = appendUnescaped(e.buf, t.text[node.start+1:node.end-1])
-		return e.made(start)
-	case jsonArray, jsonObject:
-		return t.jsonText(e, n)
+		b = t.appendJSON(b, m.key, asReals)
+		b = append(b, ':')
+		b = t.appendJSON(b, m.value, asReals)
 	}
-	return millrace.Null
-}
-
-// jsonText is a node as JSON text.
-func (t *jsonTape) jsonText(e *env, n int) millrace.Value {
-	start := len(e.buf)
-	e.buf = t.appendJSON(e.buf, n, false)
-	return e.made(start)
-}
-
-// member finds a member of an object or an element of an array; -1 if there
-// is none.
-func (t *jsonTape) member(n int, key string) int {
-	node := t.nodes[n]
-	switch node.kind {
-	case jsonObject:
-		for k := n + 1; k < int(node.next); {
-			v := int(t.nodes[k].next)
-			if t.nodes[k].escaped && t.decode(k) == key || !t.nodes[k].escaped && t.text[t.nodes[k].start+1:t.nodes[k].end-1] == key {
-				return v
-			}
-			k = int(t.nodes[v].next)
-		}
-	case jsonArray:
-		if !isIndex(key) {
-			return -1
-		}
-		want, err := strconv.Atoi(key)
-		if err != nil {
-			return -1
-		}
-		i := 0
-		for c := n + 1; c < int(node.next); c = int(t.nodes[c].next) {
-			if i == want {
-				return c
-			}
-			i++
-		}
-	}
-	return -1
-}
-
-// isIndex tells whether a text is an array index in its usual form.
-func isIndex(s string) bool {
-	return s != "" && len(s) <= 10 && countDigits(s) == len(s) && (s == "0" || s[0] != '0')
-}
-
-// pathMode says how the key of a JSON operator is read.
-type pathMode uint8
-
-const (
-	pathKey    pathMode = iota // the name of one member
-	pathDotted                 // names separated by dots
-	pathDollar                 // the same behind a first part that is dropped
-	// pathLegacyNull: JSON null is null through -> and the text 'null'
-	// through ->>.
-	pathLegacyNull pathMode = 1 << 4
-)
-
-// find follows a path from the root; -1 if it leads nowhere.
-func (t *jsonTape) find(path string, mode pathMode) int {
-	mode &^= pathLegacyNull
-	if mode == pathKey {
-		return t.member(0, path)
-	}
-	if mode == pathDollar {
-		i := strings.IndexByte(path, '.')
-		if i < 0 {
-			return 0
-		}
-		path = path[i+1:]
-	}
-	at := 0
-	for {
-		key, rest, more := strings.Cut(path, ".")
-		if at = t.member(at, key); at < 0 || !more {
-			return at
-		}
-		path = rest
-	}
-}
-
-// extract is x -> path, or x ->> path.
-func extract(e *env, x millrace.Value, path string, mode pathMode, asText bool) millrace.Value {
-	if x.IsNull() {
-		return x
-	}
-	if msg := e.json.parse(e.text(x)); msg != "" {
-		return e.fail("%s", msg)
-	}
-	n := e.json.find(path, mode)
-	if n < 0 {
-		return millrace.Null
-	}
-	if mode&pathLegacyNull != 0 && e.json.nodes[n].kind == jsonNull {
-		if asText {
-			return millrace.Text("null")
-		}
-		return millrace.Null
-	}
-	if asText {
-		return e.json.sqlValue(e, n)
-	}
-	return e.json.jsonText(e, n)
-}
-
-// inArray is x IN array: null if either is null, else whether an element of
-// the JSON array equals x.
-func inArray(e *env, x, array millrace.Value) millrace.Value {
-	if x.IsNull() || array.IsNull() {
-		return millrace.Null
-	}
-	if !e.parseArray(&e.json, array, "IN") {
-		return millrace.Null
-	}
-	return millrace.Bool(e.json.contains(e, x))
-}
-
-// contains tells whether the array at the root has an element equal to x.
-func (t *jsonTape) contains(e *env, x millrace.Value) bool {
-	for c := 1; c < len(t.nodes); c = int(t.nodes[c].next) {
-		if v := t.sqlValue(e, c); !v.IsNull() && equal(x, v) {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *env) parseArray(t *jsonTape, v millrace.Value, what string) bool {
-	if v.Kind() != millrace.KindText {
-		e.fail("%s needs the text of a JSON array, not %s", what, v.Kind())
-		return false
-	}
-	if msg := t.parse(v.Str()); msg != "" {
-		e.fail("%s needs the text of a JSON array: %s", what, msg)
-		return false
-	}
-	if t.nodes[0].kind != jsonArray {
-		e.fail("%s needs the text of a JSON array, not of another JSON value", what)
-		return false
-	}
-	return true
-}
-
-// overlap is a && b: null if either is null, else whether two JSON arrays have
-// an equal element.
-func overlap(e *env, a, b millrace.Value) millrace.Value {
-	if a.IsNull() || b.IsNull() {
-		return millrace.Null
-	}
-	if !e.parseArray(&e.json, a, "&&") || !e.parseArray(&e.json2, b, "&&") {
-		return millrace.Null
-	}
-	for c := 1; c < len(e.json.nodes); c = int(e.json.nodes[c].next) {
-		if v := e.json.sqlValue(e, c); !v.IsNull() && e.json2.contains(e, v) {
-			return millrace.Integer(1)
-		}
-	}
-	return millrace.Integer(0)
+	return append(b, '}')
 }

@@ -73,7 +73,7 @@ func (l *lexer) next() token {
 	if r, _ := utf8.DecodeRuneInString(l.text[start:]); isNameStart(r) {
 		for l.pos < len(l.text) {
 			r, n := utf8.DecodeRuneInString(l.text[l.pos:])
-			if !isNameStart(r) && !unicode.IsDigit(r) && r != '$' {
+			if !isNameStart(r) && !unicode.IsDigit(r) {
 				break
 			}
 			l.pos += n

@@ -1,7 +1,12 @@
 package syncrules
 
-// maxDepth bounds how deep an expression or nested statement may be.
-const maxDepth = 500
+// Limits of one query.
+const (
+	maxDepth    = 500  // how deep expressions and statements are nested
+	maxOperands = 5000 // of operators in a row
+	maxItems    = 2000 // of a select list or an argument list
+	maxSources  = 100  // of a FROM clause
+)
 
 // parseOptions says what the dialect at hand makes of a statement.
 type parseOptions struct {
@@ -147,6 +152,14 @@ func (p *parser) enter() {
 
 func (p *parser) leave() { p.dep-- }
 
+// limit ends the parse where a list has as many elements as it may.
+func (p *parser) limit(n, limit int, what string) {
+	if n >= limit {
+		p.span(p.cur()).fatal("split the query", "more than %d %s", limit, what)
+		panic(bailout{})
+	}
+}
+
 // clauseWords end a select list, a source or an expression, and so cannot be
 // an alias without AS.
 var clauseWords = map[string]bool{
@@ -204,6 +217,7 @@ func (p *parser) selectStatement() *selectStmt {
 	if !p.isWord("from") && !p.isWord("where") && !p.atSelectEnd() {
 		sel.items = append(sel.items, p.selectItem())
 		for p.acceptOp(",") {
+			p.limit(len(sel.items), maxItems, "columns")
 			sel.items = append(sel.items, p.selectItem())
 		}
 	}
@@ -263,6 +277,7 @@ func (p *parser) alias() *ident {
 func (p *parser) sources() []source {
 	list := []source{p.source()}
 	for {
+		p.limit(len(list), maxSources+1, "sources")
 		start := p.cur().start
 		switch {
 		case p.acceptOp(","):
@@ -373,6 +388,7 @@ func (p *parser) source() source {
 	if s.alias != nil && s.sub != nil && p.acceptOp("(") {
 		s.cols = append(s.cols, p.name("a column name"))
 		for p.acceptOp(",") {
+			p.limit(len(s.cols), maxItems, "columns")
 			s.cols = append(s.cols, p.name("a column name"))
 		}
 		p.expectOp(")")

@@ -46,10 +46,7 @@ func (p *parser) exprAbove(power int) astExpr {
 	defer p.leave()
 	left := p.prefix()
 	for n := 0; ; n++ {
-		if n > 5000 {
-			p.span(p.cur()).fatal("split the query", "expression has too many operands")
-			panic(bailout{})
-		}
+		p.limit(n, maxOperands, "operators in a row")
 		next := p.infix(left, power)
 		if next == nil {
 			return left
@@ -262,6 +259,7 @@ func (p *parser) exprList(closing string) []astExpr {
 		return list
 	}
 	for {
+		p.limit(len(list), maxItems, "elements of a list")
 		list = append(list, p.expr())
 		if !p.acceptOp(",") {
 			p.expectOp(closing)
@@ -498,7 +496,7 @@ func (p *parser) nameOrCall() astExpr {
 	}
 	if !p.isOp(".") {
 		p.warnCase(first)
-		return &nameExpr{first.span, nil, first}
+		return &nameExpr{first.span, nil, nil, first}
 	}
 	p.advance()
 	t := p.cur()
@@ -517,10 +515,13 @@ func (p *parser) nameOrCall() astExpr {
 	p.warnCase(second)
 	if p.isOp(".") && (p.peek(1).kind == tokIdent || p.peek(1).kind == tokQuoted) {
 		p.advance()
-		p.rawIdent()
-		return p.refuse(p.since(first.start), "give the table an alias", "a column is qualified by its table only")
+		third := p.rawIdent()
+		if !p.opts.streams {
+			return p.refuse(p.since(first.start), "leave the schema out", "a column is qualified by its table only")
+		}
+		return &nameExpr{first.span.to(third.span), &first, &second, third}
 	}
-	return &nameExpr{first.span.to(second.span), &first, second}
+	return &nameExpr{first.span.to(second.span), nil, &first, second}
 }
 
 // rawIdent is ident without the warning about case, which function names do

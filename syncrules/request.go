@@ -72,6 +72,7 @@ type stageProgram struct {
 	lookup  int // definition; -1 for json_each
 	arg     evalFn
 	mode    eachMode
+	nulls   millrace.Value // what a JSON null element is
 	keys    [][]evalFn
 	filter  evalFn
 	base    int // first of the variables the stage sets
@@ -136,6 +137,9 @@ func compileResolver(r *resolver) *program {
 		sp.keys = all(st.keys)
 		if st.filter != nil {
 			sp.filter = c.compile(st.filter)
+		}
+		if st.rel.legacyNull {
+			sp.nulls = millrace.Text("null")
 		}
 		if st.lookup < 0 {
 			sp.arg = c.compile(st.rel.arg)

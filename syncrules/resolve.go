@@ -275,6 +275,9 @@ func (s *Resolution) each(st *stageProgram, binding []millrace.Value, emit func(
 		return
 	}
 	for it := eachElement(&s.tape); it.next(&s.env); {
+		if it.value.IsNull() {
+			it.value = st.nulls
+		}
 		emit(binding, func(vars []millrace.Value) { vars[st.base], vars[st.base+1] = it.key, it.value })
 	}
 }
@@ -298,7 +301,9 @@ func (s *Resolution) key(parts [][]evalFn, prefix string) (key string, ok bool) 
 		}
 		b = appendMatch(b, v)
 	}
-	return string(append(b, ']')), true
+	b = append(b, ']')
+	// No row has a longer name or key.
+	return string(b), len(b) <= maxNameBytes
 }
 
 // Buckets lists the buckets, by name, and the definitions that failed. It is
@@ -342,7 +347,7 @@ func (s *Resolution) collect(r *run, list []ResolvedBucket, index map[LookupKey]
 	for _, b := range r.bindings {
 		s.env.vars = b
 		name, ok := s.key(r.program.values, prefix)
-		if !ok || len(name) > maxNameBytes {
+		if !ok {
 			continue
 		}
 		k := LookupKey{r.def, name}

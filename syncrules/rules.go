@@ -71,7 +71,7 @@ func Compile(file string, src []byte) (*Rules, Diagnostics) {
 		return nil, rep.sorted()
 	}
 	r := &Rules{options: f.options, streams: map[string]bool{}}
-	b := &builder{rules: r, file: f, byHash: map[string]int{}}
+	b := &builder{rules: r, file: f, byHash: map[string]int{}, counts: map[string]int{}}
 	for _, c := range f.buckets {
 		b.bucketDefinition(c)
 	}
@@ -79,7 +79,7 @@ func Compile(file string, src []byte) (*Rules, Diagnostics) {
 	for _, q := range f.events {
 		b.event(q)
 	}
-	if rep.fatal {
+	if rep.fatal > 0 {
 		return nil, rep.sorted()
 	}
 	b.finish()

@@ -67,13 +67,7 @@ func (b *builder) addShape(s *streamConfig, sh *shape, shared map[string]int) {
 	text := strings.Join(dataTexts(sh.data), "\x00")
 	def, ok := shared[text]
 	if !ok {
-		n := 0
-		for _, d := range b.rules.defs {
-			if d.kind == millrace.BucketDefinition && d.name == s.name {
-				n++
-			}
-		}
-		name := s.name + "|" + itoa(n)
+		name := s.name + "|" + itoa(b.number("bucket "+s.name))
 		def = len(b.rules.defs)
 		b.rules.defs = append(b.rules.defs, &definition{kind: millrace.BucketDefinition, key: "bucket:" + name, name: s.name, prefix: name, data: sh.data})
 		shared[text] = def
@@ -93,7 +87,7 @@ type streamCompiler struct {
 }
 
 func (c *streamCompiler) query(q *query) {
-	before := c.b.file.errorCount(q)
+	before := q.rep.fatal
 	sel := parseSelect(q, parseOptions{streams: true})
 	if sel == nil {
 		return
@@ -107,7 +101,7 @@ func (c *streamCompiler) query(q *query) {
 	if sel.where != nil {
 		conds = append(conds, c.condition(sel.where, false, sc))
 	}
-	if d == nil || c.b.file.errorCount(q) != before {
+	if d == nil || q.rep.fatal != before {
 		return
 	}
 	branches := expandBranches(&cond{op: condAnd, kids: conds, at: sel.span})
@@ -320,7 +314,7 @@ func (c *streamCompiler) items(sel *selectStmt, sc *streamScope) *dataQuery {
 	return d
 }
 
-// sortedKeys orders value parts, and what belongs to them, by meaning.
+// sortParts orders value parts, and what belongs to them, by meaning.
 func sortParts(parts []keyPart, texts []string, with []keyPart) {
 	index := make([]int, len(parts))
 	for i := range index {

@@ -367,13 +367,8 @@ func (p *planner) stage(r *relation) {
 		}
 	}
 	q.outputs = outs.exprs
-	number := 0
-	for _, d := range p.c.b.rules.defs {
-		if d.lookup != nil && d.name == p.c.cfg.name {
-			number++
-		}
-	}
-	def := p.c.b.lookup("lookup:"+p.c.cfg.name+"/"+itoa(number), p.c.cfg.name, q)
+	name := p.c.cfg.name
+	def := p.c.b.lookup(func() string { return "lookup:" + name + "/" + itoa(p.c.b.number("lookup "+name)) }, name, q)
 	p.resolver.stages = append(p.resolver.stages, stage{rel: r, lookup: def, keys: parts, outputs: len(outs.exprs)})
 }
 

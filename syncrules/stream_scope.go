@@ -258,6 +258,10 @@ func (sc *streamScope) column(n *nameExpr) *expr {
 			n.span.fatal(didYouMean(n.qual.name, sc.names()), "unknown table %s", n.qual.text())
 			return badExpr
 		}
+		if n.schema != nil && (ent.rel == nil || ent.rel.table == nil || ent.src.alias != nil || ent.rel.table.schema != n.schema.name) {
+			n.span.fatal("qualify the column by its table only", "unknown table %s.%s", n.schema.text(), n.qual.text())
+			return badExpr
+		}
 	} else {
 		s := sc
 		for len(s.entries) == 0 && s.parent != nil {
