@@ -27,7 +27,7 @@ type Config struct {
 	Limits Limits
 	// Verifier checks tokens. Required.
 	Verifier *auth.Verifier
-	// Compile compiles a stored rule set. Required.
+	// Compile compiles a stored rule set. CompileRules by default.
 	Compile func(*millrace.RuleSet) (Rules, error)
 	// Origins restricts the origins of browsers that may open a WebSocket
 	// (host patterns); empty allows all: only tokens authorise, never cookies.
@@ -100,8 +100,11 @@ type Relay struct {
 
 // New prepares a relay; nothing runs yet.
 func New(cfg Config, source Source) (*Relay, error) {
-	if cfg.Verifier == nil || cfg.Compile == nil {
-		return nil, errors.New("relay: Verifier and Compile are required")
+	if cfg.Verifier == nil {
+		return nil, errors.New("relay: Verifier is required")
+	}
+	if cfg.Compile == nil {
+		cfg.Compile = CompileRules
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
