@@ -46,10 +46,9 @@ type event interface {
 const batchCount = 3
 
 const (
-	maxQueue       = 512
-	eventsRoom     = 1024
-	flushChanges   = 10_000
-	positionsEvery = 10 * time.Second
+	maxQueue     = 512
+	eventsRoom   = 1024
+	flushChanges = 10_000
 )
 
 func newAppender(c *Config, w *writer, f *feed) *appender {
@@ -61,6 +60,7 @@ func newAppender(c *Config, w *writer, f *feed) *appender {
 		events:    make(chan event, eventsRoom),
 		activated: map[millrace.RuleSetID]bool{},
 		timer:     time.NewTimer(time.Hour),
+		policy:    flushPolicy{every: c.positions},
 	}
 	for range batchCount {
 		a.free = append(a.free, &batch{})
@@ -169,7 +169,7 @@ func (a *appender) moved() bool {
 // checkpoint: it may be shutting down.
 func (a *appender) wantsPositions() bool {
 	for _, s := range a.sources {
-		if s.asked && s.position > s.flushed {
+		if s.nagged >= nagging && s.position > s.flushed {
 			return true
 		}
 	}
@@ -208,7 +208,7 @@ func (a *appender) flush(ctx context.Context, activate millrace.RuleSetID) error
 			f.Positions = append(f.Positions, millrace.SourcePosition{Source: s.saved.ID, LSN: s.position})
 			a.batch.applied[s.saved.ID] = s.position
 		}
-		s.asked = false
+		s.nagged = 0
 	}
 	for _, c := range a.copies {
 		c.store(f)

@@ -42,7 +42,8 @@ type Config struct {
 
 	open       func(context.Context, *SourceConfig) (server, error)
 	openReader func(context.Context, *SourceConfig) (chunkReader, error)
-	without    rule // left out by tests
+	without    rule          // left out by tests
+	positions  time.Duration // between position-only checkpoints
 	pages      uint32
 	maxKeys    int
 }
@@ -92,6 +93,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Heartbeat, time.Minute)
 	setDefault(&c.SlotTimeout, 10*time.Minute)
 	setDefault(&c.Logger, slog.Default())
+	setDefault(&c.positions, 10*time.Second)
 	setDefault(&c.pages, firstPages)
 	setDefault(&c.maxKeys, defaultMaxKeys)
 	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/pgoutput"
+	"github.com/millrace/millrace/decoder/pgvalue"
 )
 
 // tableState is what is known of a source table during a term.
@@ -29,7 +30,7 @@ type evaluator struct {
 	tags   []string // connection tags that mean the source
 	log    *slog.Logger
 	feed   *feed
-	types  typeSource
+	types  pgvalue.Types
 	tables map[uint32]*tableState // by relation oid
 	plans  map[uint32]*tablePlan  // by relation oid; nil: of no interest
 	wide   *wideCache
@@ -371,7 +372,7 @@ func (p *tablePlan) othersWide(record []byte, t *pgoutput.Tuple) bool {
 		if t.Kind(i) == pgoutput.Unchanged {
 			continue
 		}
-		if !p.cells[i].null && p.columns[i].bound.canMove(len(p.cells[i].text)) {
+		if !p.cells[i].null && p.columns[i].canMove(len(p.cells[i].text)) {
 			return true
 		}
 		if _, kept, _ := wideValue(record, p.columns[i].name); kept {

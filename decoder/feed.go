@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgvalue"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -101,14 +102,15 @@ type target struct {
 type evaluation struct {
 	evaluator *syncrules.Evaluator
 	needed    []bool
-	convert   []converter
+	convert   []pgvalue.Converter
+	values    pgvalue.Arena // of the row at hand
 	row       []millrace.Value
 	ids       []millrace.DefinitionID // by index of the rules' definitions; 0: not of this target
 }
 
 // bind makes the target of a table for the definitions that want accepts. It
 // is nil if there are none.
-func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*target, error) {
+func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planColumn, want func(millrace.DefinitionID) bool) *target {
 	t := &target{scope: &millrace.Scope{Table: table.ID}}
 	names := make([]string, len(columns))
 	for i := range columns {
@@ -122,11 +124,7 @@ func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planCo
 			if plan == nil {
 				continue
 			}
-			e, err := newEvaluation(set, plan, columns, types, func(id millrace.DefinitionID) bool { return !taken[id] && want(id) })
-			if err != nil {
-				return nil, fmt.Errorf("table %s.%s: %w", table.Schema, table.Name, err)
-			}
-			if e != nil {
+			if e := newEvaluation(set, plan, columns, func(id millrace.DefinitionID) bool { return !taken[id] && want(id) }); e != nil {
 				t.evaluations = append(t.evaluations, *e)
 				ids = append(ids, e.ids...)
 			}
@@ -139,11 +137,11 @@ func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planCo
 		}
 	}
 	if len(t.evaluations) == 0 {
-		return nil, nil
+		return nil
 	}
 	slices.SortFunc(t.scope.Buckets, cmp.Compare)
 	slices.SortFunc(t.scope.Lookups, cmp.Compare)
-	return t, nil
+	return t
 }
 
 // addTo appends a definition to the list of its kind.
@@ -156,7 +154,7 @@ func (r *ruleset) addTo(id millrace.DefinitionID, buckets, lookups []millrace.De
 
 // newEvaluation binds one rule set's plan of a table; nil if want accepts none
 // of its definitions.
-func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*evaluation, error) {
+func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn, want func(millrace.DefinitionID) bool) *evaluation {
 	e := &evaluation{ids: make([]millrace.DefinitionID, len(set.ids))}
 	any := false
 	for _, i := range plan.Definitions() {
@@ -165,38 +163,38 @@ func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn
 		}
 	}
 	if !any {
-		return nil, nil
+		return nil
 	}
 	e.evaluator = plan.Evaluator()
 	e.needed = plan.NeededColumns()
 	e.row = make([]millrace.Value, len(columns))
-	e.convert = make([]converter, len(columns))
+	e.convert = make([]pgvalue.Converter, len(columns))
+	options := valueOptions(set.rules.Options())
 	for i := range columns {
-		if !e.needed[i] {
-			continue
-		}
-		var err error
-		if e.convert[i], err = types.converter(columns[i].typeOID, set.rules.Options()); err != nil {
-			return nil, fmt.Errorf("column %s: %w", columns[i].name, err)
+		if e.needed[i] {
+			e.convert[i] = pgvalue.For(columns[i].typ, options)
 		}
 	}
-	return e, nil
+	return e
 }
 
-// converter turns a value's text form into a value, which may share memory
-// with it.
-type converter func(text []byte) (millrace.Value, error)
-
-// typeSource knows the types of a source.
-type typeSource interface {
-	converter(oid uint32, options syncrules.ValueOptions) (converter, error)
+// typeOf describes a type; one of which nothing is known has texts.
+func typeOf(types pgvalue.Types, oid uint32) *pgvalue.Type {
+	if t := types.Type(oid); t != nil {
+		return t
+	}
+	return pgvalue.Unknown(oid)
 }
 
-// anyType is for plans that only tell which definitions read a table.
-type anyType struct{}
+// builtinTypes does where types do not matter.
+type builtinTypes struct{}
 
-func (anyType) converter(uint32, syncrules.ValueOptions) (converter, error) {
-	return func([]byte) (millrace.Value, error) { return millrace.Null, nil }, nil
+// Type describes a type of pg_catalog.
+func (builtinTypes) Type(oid uint32) *pgvalue.Type { return pgvalue.Builtin(oid) }
+
+// valueOptions are the options of a rules file in the mapping's terms.
+func valueOptions(o syncrules.ValueOptions) pgvalue.Options {
+	return pgvalue.Options{TimestampsISO8601: o.TimestampsISO8601, CustomTypes: o.CustomPostgresTypes, FractionDigits: o.TimestampPrecision}
 }
 
 // maxRowBytes is the largest row data that is synced. A larger row is not
@@ -255,13 +253,14 @@ func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) boo
 }
 
 func (e *evaluation) run(b *batch, table millrace.TableID, key string, cells []cell) {
+	e.values.Reset()
 	for i, needed := range e.needed {
 		switch {
 		case !needed:
 		case cells[i].null:
 			e.row[i] = millrace.Null
 		default:
-			v, err := e.convert[i](cells[i].text)
+			v, err := e.convert[i](cells[i].text, &e.values)
 			if err != nil {
 				e.fail(b, err.Error())
 				return

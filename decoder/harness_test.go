@@ -91,8 +91,8 @@ func newFixture(t testing.TB, server *pgtest.Server, rules string, statements ..
 		Rules:   rules,
 		Logger:  testLog(t),
 
-		SpoolDir: t.TempDir(),
-		open:     openSQL, openReader: openSQLReader,
+		SpoolDir: t.TempDir(), positions: 20 * time.Millisecond,
+		open: openSQL, openReader: openSQLReader,
 	}
 	return f
 }
@@ -139,8 +139,6 @@ func (f *fixture) settled() {
 		}
 		source := f.sidecar.Source("main")
 		if source.Durable < head {
-			// A transaction without changes is only contained in the next flush.
-			f.exec("select pg_logical_emit_message(true, 'test', '')")
 			return fmt.Errorf("durable at %v, head %v; report %+v", source.Durable, head, f.sidecar.ReportOf(source.ID))
 		}
 		return nil
@@ -212,4 +210,13 @@ func (f *fixture) compare(key, query string) error {
 		return fmt.Errorf("%d of %d rows are wrong: %w", n, len(want), errors.Join(errs[:min(n, 5)]...))
 	}
 	return nil
+}
+
+func mustLSN(t testing.TB, text string) millrace.LSN {
+	t.Helper()
+	lsn, err := millrace.ParseLSN(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lsn
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgvalue"
 )
 
 // cell is a value of a row in text form. The zero cell is not known.
@@ -17,7 +18,9 @@ type cell struct {
 type planColumn struct {
 	name    string
 	typeOID uint32
-	bound   sizeBound
+	typ     *pgvalue.Type
+	bound   pgvalue.Bound
+	long    bool // its values may be out of line
 }
 
 // tablePlan says how rows of a table are evaluated, with the columns in one
@@ -39,20 +42,23 @@ type tablePlan struct {
 
 // newTablePlan binds the columns. Its target is nil if no definition that want
 // accepts reads the table.
-func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, types typeSource, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
+func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, types pgvalue.Types, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
 	p := &tablePlan{
 		table:   t,
 		columns: columns,
 		bounded: t.bounded,
-		base:    tupleHeader + len(columns)/8,
+		base:    pgvalue.TupleOverhead(len(columns)),
 		cells:   make([]cell, len(columns)),
 		old:     make([]cell, len(columns)),
 	}
 	for i := range columns {
 		c := &columns[i]
-		c.bound = boundOf(c.typeOID)
-		if c.bound.fixed > 0 {
-			p.base += c.bound.fixed
+		c.typ = typeOf(types, c.typeOID)
+		c.bound = pgvalue.BoundOf(c.typ)
+		// What the table says of its columns' storage may change at any time.
+		c.long = pgvalue.Toastable(c.typ, 'x')
+		if !c.long {
+			p.base += c.bound.Of(0)
 		} else if t.saved.Identity != millrace.IdentityFull {
 			p.wide = true
 		}
@@ -64,9 +70,8 @@ func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, t
 		}
 		p.key = append(p.key, i)
 	}
-	var err error
-	p.target, err = f.bind(tags, t.saved, columns, types, want)
-	return p, err
+	p.target = f.bind(tags, t.saved, columns, want)
+	return p, nil
 }
 
 func indexOfColumn(columns []planColumn, name string) int {
@@ -77,6 +82,9 @@ func indexOfColumn(columns []planColumn, name string) int {
 	}
 	return -1
 }
+
+// canMove tells whether a value whose text has n bytes may be out of line.
+func (c *planColumn) canMove(n int) bool { return c.long && c.bound.Of(n) > inlineValue }
 
 // rowKey makes the key of a row whose key columns are known, in the batch's
 // arena.
@@ -110,11 +118,11 @@ func (p *tablePlan) narrow(cells []cell) bool {
 	}
 	size := p.base
 	for i := range cells {
-		if p.columns[i].bound.fixed == 0 && !cells[i].null {
-			size += p.columns[i].bound.of(len(cells[i].text))
+		if p.columns[i].long && !cells[i].null {
+			size += p.columns[i].bound.Of(len(cells[i].text))
 		}
 	}
-	return size <= narrowTuple
+	return size <= pgvalue.MaxInlineTuple
 }
 
 // wideRecord makes the record of the values that may be out of line; nil if
@@ -122,7 +130,7 @@ func (p *tablePlan) narrow(cells []cell) bool {
 func (p *tablePlan) wideRecord(cells []cell) []byte {
 	size := 1
 	for i := range cells {
-		if c := &p.columns[i]; !cells[i].null && c.bound.canMove(len(cells[i].text)) {
+		if c := &p.columns[i]; !cells[i].null && c.canMove(len(cells[i].text)) {
 			size += len(c.name) + len(cells[i].text) + 12
 		}
 	}
@@ -131,7 +139,7 @@ func (p *tablePlan) wideRecord(cells []cell) []byte {
 	}
 	b := append(make([]byte, 0, size), wideVersion)
 	for i := range cells {
-		if c := &p.columns[i]; !cells[i].null && c.bound.canMove(len(cells[i].text)) {
+		if c := &p.columns[i]; !cells[i].null && c.canMove(len(cells[i].text)) {
 			b = appendWide(b, c.name, cells[i].text)
 		}
 	}

@@ -7,9 +7,9 @@ import "time"
 // each other the policy waits a little, up to maxLinger, so that each takes
 // more: how long follows from how long flushes take.
 type flushPolicy struct {
-	last     time.Time     // end of the last flush
-	took     time.Duration // smoothed
-	position time.Time     // last flush with or without changes
+	last  time.Time     // end of the last flush
+	took  time.Duration // smoothed
+	every time.Duration // between flushes of positions alone
 }
 
 const (
@@ -49,9 +49,9 @@ func (p *flushPolicy) wait(now, began time.Time, work, busy bool) time.Duration 
 
 // positions tells how long to wait before a flush of positions alone.
 func (p *flushPolicy) positions(now time.Time, asked bool) time.Duration {
-	every := positionsEvery
+	every := p.every
 	if asked {
-		every = askedWait
+		every = min(every, askedWait)
 	}
 	return min(idleWait, p.last.Add(every).Sub(now))
 }

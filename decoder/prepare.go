@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgvalue"
 	"github.com/millrace/millrace/decoder/walstream"
 )
 
@@ -301,7 +302,7 @@ func (r *runner) registerCopies(ctx context.Context, server server, tables []*ta
 			}
 			want = func(millrace.DefinitionID) bool { return true }
 		}
-		p, err := newTablePlan(r.feed, r.source.tags, t, columnsOf(t.saved), anyType{}, want)
+		p, err := newTablePlan(r.feed, r.source.tags, t, columnsOf(t.saved), builtinTypes{}, want)
 		if err != nil {
 			return err
 		}
@@ -355,7 +356,7 @@ func columnsOf(t *millrace.SourceTable) []planColumn {
 }
 
 // newEvaluator makes the evaluator of a session.
-func (r *runner) newEvaluator(tables []*tableState, types typeSource) *evaluator {
+func (r *runner) newEvaluator(tables []*tableState, types pgvalue.Types) *evaluator {
 	e := &evaluator{
 		source: r.source.config.Name,
 		tags:   r.source.tags,

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/pgvalue"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -33,7 +34,7 @@ type inspection struct {
 	Database       string
 	PublicationOID uint32
 	Tables         []foundTable
-	Types          typeSource
+	Types          pgvalue.Types
 }
 
 // foundTable is a published table that the rules read.

@@ -39,8 +39,9 @@ type source struct {
 	// far they were handed to the writer with a flush, durable how far they
 	// are in the sidecar. No transaction is open at any of them.
 	position, flushed, durable millrace.LSN
-	// asked: the server wants a confirmation of its newest position.
-	asked bool
+	// nagged counts keepalives that repeat a position which is not durable: a
+	// server that shuts down sends them until it is confirmed (P89).
+	nagged int
 }
 
 // confirm tells the source what may be told: durable and visible (I4).
@@ -124,8 +125,11 @@ func (e keepaliveEvent) handle(_ context.Context, _ *appender) error {
 		return nil
 	}
 	s.unseen.move(e.end)
-	s.position = max(s.position, e.end)
-	s.asked = true
+	if e.end <= s.position {
+		s.nagged++
+		return nil
+	}
+	s.position, s.nagged = e.end, 0
 	return nil
 }
 
@@ -173,6 +177,9 @@ func (s *source) close() {
 		c.interrupted()
 	}
 }
+
+// nagging is how many repeated keepalives mean that the server waits.
+const nagging = 3
 
 // mark is how far a batch was filled.
 type mark struct {

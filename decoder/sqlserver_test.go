@@ -3,7 +3,6 @@ package decoder
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -65,7 +64,7 @@ func (s *sqlServer) Head(ctx context.Context) (millrace.LSN, error) {
 }
 
 func (s *sqlServer) Inspect(ctx context.Context, c *SourceConfig, patterns []syncrules.TablePattern) (*inspection, error) {
-	f := &inspection{Timeline: 1, Types: testTypes{}}
+	f := &inspection{Timeline: 1, Types: builtinTypes{}}
 	err := s.conn.QueryRow(ctx, "select system_identifier::text, current_database() from pg_control_system()").Scan(&f.SystemID, &f.Database)
 	if err != nil {
 		return nil, err
@@ -250,20 +249,4 @@ func (r *sqlReader) ReadChunk(ctx context.Context, t *millrace.SourceTable, resu
 	}
 	result.rows = m
 	return nil
-}
-
-// testTypes maps integers, booleans and text.
-type testTypes struct{}
-
-func (testTypes) converter(oid uint32, _ syncrules.ValueOptions) (converter, error) {
-	switch oid {
-	case 20, 21, 23:
-		return func(b []byte) (millrace.Value, error) {
-			n, err := strconv.ParseInt(textOf(b), 10, 64)
-			return millrace.Integer(n), err
-		}, nil
-	case 16:
-		return func(b []byte) (millrace.Value, error) { return millrace.Bool(textOf(b) == "t"), nil }, nil
-	}
-	return func(b []byte) (millrace.Value, error) { return millrace.Text(textOf(b)), nil }, nil
 }

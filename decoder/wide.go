@@ -14,7 +14,6 @@ import (
 // was kept of the row (P47). What is received does not show a tuple's size; it
 // is bounded from above.
 const (
-	narrowTuple  = 2000
 	inlineValue  = 24
 	maxWideBytes = 32 << 20 // more is not kept of a row; it cannot be synced anyway
 )

@@ -1,0 +1,326 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog/session"
+	"github.com/millrace/millrace/decoder/pgvalue"
+)
+
+// TableName is a table's name with its schema.
+type TableName struct{ Schema, Name string }
+
+// String is "schema.name", for people.
+func (n TableName) String() string { return n.Schema + "." + n.Name }
+
+// SQL is the name quoted for SQL.
+func (n TableName) SQL() string { return session.Ident(n.Schema) + "." + session.Ident(n.Name) }
+
+// Match tells whether the rules read a table.
+type Match func(schema, table string) bool
+
+// Table is a relation that the rules match, as it is now.
+type Table struct {
+	OID uint32
+	TableName
+	Kind        byte // relkind: 'r' table, 'v' view, 'm' materialized view, 'f' foreign table
+	Persistence byte // relpersistence: 'p' permanent, 'u' unlogged, 't' temporary
+	// Root is the topmost partitioned table above; empty if the table is no
+	// partition. A partition is listed if the rules match it or its root.
+	Root TableName
+	// Heap: the access method is heap, which copies by page need.
+	Heap     bool
+	Filenode uint32
+	Rows     float64 // estimate, -1 unknown
+
+	Identity millrace.Identity
+	// Key are the columns of the row key in attribute order, as positions in
+	// Columns; nil if there is no usable key.
+	Key []int
+	// Columns are the published columns in attribute order. For a table that
+	// is not published they are all but the generated ones.
+	Columns []Column
+	// AllColumns: every column of the table is published, generated ones
+	// included.
+	AllColumns bool
+	// Unpublished are the names of the columns that are not.
+	Unpublished []string
+	// Published: the publication has the table.
+	Published bool
+	// ColumnList: the publication names columns of it. Filter is its row filter
+	// as an SQL expression, or empty (15 and later).
+	ColumnList bool
+	Filter     string
+	// Findings that concern this table alone.
+	Findings []Finding
+}
+
+// Column is a published column.
+type Column struct {
+	Name      string
+	TypeOID   uint32
+	TypeName  string // format_type(): can be used in a cast
+	Storage   byte   // attstorage
+	Toastable bool   // values can be moved out of line
+	Type      *pgvalue.Type
+}
+
+// Usable tells whether the table can be replicated.
+func (t *Table) Usable() bool {
+	return t.Published && !slices.ContainsFunc(t.Findings, func(f Finding) bool { return f.Level != Warn })
+}
+
+// KeyColumns are the names of the key columns.
+func (t *Table) KeyColumns() []string {
+	names := make([]string, len(t.Key))
+	for i, c := range t.Key {
+		names[i] = t.Columns[c].Name
+	}
+	return names
+}
+
+// SourceTable gives what is stored of a table, without the ids of the sidecar.
+func (t *Table) SourceTable() millrace.SourceTable {
+	st := millrace.SourceTable{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, KeyColumns: t.KeyColumns()}
+	for _, c := range t.Columns {
+		st.Columns = append(st.Columns, millrace.SourceColumn{Name: c.Name, TypeOID: c.TypeOID, Type: c.TypeName})
+	}
+	return st
+}
+
+// Tables lists the relations that the rules match with what is wrong with
+// them, and resolves their column types into types (nil leaves Column.Type
+// out). It takes three queries, however many tables there are (P69).
+func (s *Source) Tables(ctx context.Context, match Match, types *Types) ([]Table, error) {
+	oids, err := s.matching(ctx, match)
+	if err != nil {
+		return nil, s.explain("list tables", err)
+	}
+	tables, err := s.describe(ctx, oids)
+	if err != nil {
+		return nil, s.explain("describe tables", err)
+	}
+	if types == nil {
+		return tables, nil
+	}
+	var need []uint32
+	for _, t := range tables {
+		for _, c := range t.Columns {
+			need = append(need, c.TypeOID)
+		}
+	}
+	if err := types.Load(ctx, need...); err != nil {
+		return nil, err
+	}
+	for i := range tables {
+		for j := range tables[i].Columns {
+			c := &tables[i].Columns[j]
+			if c.Type = types.Type(c.TypeOID); c.Type == nil {
+				c.Type = pgvalue.Unknown(c.TypeOID)
+			}
+			c.Toastable = pgvalue.Toastable(c.Type, c.Storage)
+		}
+	}
+	return tables, nil
+}
+
+// matching lists relations by name. Partitioned tables stand for their leaves.
+func (s *Source) matching(ctx context.Context, match Match) ([]uint32, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT c.oid, n.nspname::text, c.relname::text, coalesce(rn.nspname::text, ''), coalesce(r.relname::text, '')
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+		LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+		WHERE c.relkind IN ('r', 'v', 'm', 'f')
+		  AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%'
+		ORDER BY n.nspname, c.relname`)
+	if err != nil {
+		return nil, err
+	}
+	var oids []uint32
+	var (
+		oid             uint32
+		table, relation TableName
+	)
+	_, err = pgx.ForEachRow(rows, []any{&oid, &table.Schema, &table.Name, &relation.Schema, &relation.Name}, func() error {
+		if match(table.Schema, table.Name) || relation.Name != "" && match(relation.Schema, relation.Name) {
+			oids = append(oids, oid)
+		}
+		return nil
+	})
+	return oids, err
+}
+
+// describeSQL gives a row for each relation. $1 oids, $2 publication.
+const describeSQL = `
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+       coalesce(rn.nspname::text, ''), coalesce(r.relname::text, ''),
+       coalesce(am.amname = 'heap', false), coalesce(pg_relation_filenode(c.oid), 0::oid), c.reltuples::float8,
+       p.relation IS NOT NULL, p.attnames, coalesce(p.rowfilter, ''),
+       has_schema_privilege(n.oid, 'USAGE'),
+       c.relrowsecurity AND NOT (me.rolsuper OR me.rolbypassrls OR pg_has_role(c.relowner, 'USAGE') AND NOT c.relforcerowsecurity),
+       coalesce(k.keys, '{}'), coalesce(k.deferrable, false),
+       a.names, a.types, a.type_names, a.storage, a.generated, a.numbers, a.readable
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_roles me ON me.rolname = current_user
+LEFT JOIN pg_am am ON am.oid = c.relam
+LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+LEFT JOIN (PUBLISHED) p ON p.relation = c.oid
+LEFT JOIN LATERAL (
+    SELECT i.indkey::int2[]::int4[] AS keys, NOT i.indimmediate AS deferrable
+    FROM pg_index i
+    WHERE i.indrelid = c.oid AND i.indisvalid
+      AND (c.relreplident IN ('d', 'f') AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)) k ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(attname::text ORDER BY attnum), '{}') AS names,
+           coalesce(array_agg(atttypid ORDER BY attnum), '{}') AS types,
+           coalesce(array_agg(format_type(atttypid, atttypmod) ORDER BY attnum), '{}') AS type_names,
+           coalesce(array_agg(attstorage::text ORDER BY attnum), '{}') AS storage,
+           coalesce(array_agg(attgenerated::text ORDER BY attnum), '{}') AS generated,
+           coalesce(array_agg(attnum::int4 ORDER BY attnum), '{}') AS numbers,
+           coalesce(array_agg(has_column_privilege(c.oid, attnum, 'SELECT') ORDER BY attnum), '{}') AS readable
+    FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
+WHERE c.oid = ANY($1)
+ORDER BY n.nspname, c.relname`
+
+// The relations of the publication; from 15 on with columns and row filter.
+const (
+	published14 = `SELECT (quote_ident(schemaname) || '.' || quote_ident(tablename))::regclass::oid AS relation,
+		NULL::text[] AS attnames, NULL::text AS rowfilter FROM pg_publication_tables WHERE pubname = $2`
+	published15 = `SELECT (quote_ident(schemaname) || '.' || quote_ident(tablename))::regclass::oid AS relation,
+		attnames::text[] AS attnames, rowfilter FROM pg_publication_tables WHERE pubname = $2`
+)
+
+// tableRow is what describeSQL gives beside the Table itself.
+type tableRow struct {
+	kind, persistence, identity   string
+	attnames                      []string
+	schemaUsage, hidden           bool
+	keys                          []int32
+	deferrable                    bool
+	names, typeNames              []string
+	types                         []uint32
+	storage, generated            []string
+	numbers                       []int32
+	readable                      []bool
+	publishedNames, hiddenColumns []string
+}
+
+func (s *Source) describe(ctx context.Context, oids []uint32) ([]Table, error) {
+	if len(oids) == 0 {
+		return nil, nil
+	}
+	version, err := s.version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	published := published15
+	if version < 150000 {
+		published = published14
+	}
+	rows, err := s.pool.Query(ctx, strings.Replace(describeSQL, "PUBLISHED", published, 1), oids, s.config.Publication)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (Table, error) {
+		var (
+			t Table
+			r tableRow
+		)
+		err := row.Scan(&t.OID, &t.Schema, &t.Name, &r.kind, &r.persistence, &r.identity,
+			&t.Root.Schema, &t.Root.Name, &t.Heap, &t.Filenode, &t.Rows,
+			&t.Published, &r.attnames, &t.Filter, &r.schemaUsage, &r.hidden, &r.keys, &r.deferrable,
+			&r.names, &r.types, &r.typeNames, &r.storage, &r.generated, &r.numbers, &r.readable)
+		if err != nil {
+			return t, err
+		}
+		t.Kind, t.Persistence = first(r.kind), first(r.persistence)
+		t.columns(&r)
+		t.identify(&r)
+		t.Findings = t.judge(&r, s.config.Publication)
+		return t, nil
+	})
+}
+
+func (s *Source) version(ctx context.Context) (int, error) {
+	var version int
+	err := s.pool.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version)
+	return version, err
+}
+
+// columns picks the published columns (P24): those the publication names, and
+// generated ones only if it does.
+func (t *Table) columns(r *tableRow) {
+	t.AllColumns = true
+	for i, name := range r.names {
+		published := r.generated[i] == ""
+		if r.attnames != nil {
+			published = slices.Contains(r.attnames, name)
+			if !published && r.generated[i] == "" {
+				t.ColumnList = true
+			}
+		}
+		if !published {
+			t.AllColumns = false
+			t.Unpublished = append(t.Unpublished, name)
+			continue
+		}
+		if !r.readable[i] {
+			r.hiddenColumns = append(r.hiddenColumns, name)
+		}
+		t.Columns = append(t.Columns, Column{
+			Name: name, TypeOID: r.types[i], TypeName: r.typeNames[i], Storage: first(r.storage[i]),
+		})
+	}
+}
+
+// identify finds the row key: primary key, also of a FULL table, or the index
+// of the identity, in attribute order.
+func (t *Table) identify(r *tableRow) {
+	switch r.identity {
+	case "d":
+		t.Identity = millrace.IdentityDefault
+	case "i":
+		t.Identity = millrace.IdentityIndex
+	case "f":
+		t.Identity = millrace.IdentityFull
+	default:
+		t.Identity = millrace.IdentityNothing
+		return
+	}
+	if r.deferrable || len(r.keys) == 0 {
+		return
+	}
+	var key []int
+	for i, number := range r.numbers {
+		if !slices.Contains(r.keys, number) {
+			continue
+		}
+		at := slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == r.names[i] })
+		if at < 0 {
+			return // a key column is not published
+		}
+		key = append(key, at)
+	}
+	t.Key = key
+}
+
+func first(s string) byte {
+	if s == "" {
+		return 0
+	}
+	return s[0]
+}
+
+// ErrTableChanged is a table that is not what it was when it was planned:
+// dropped, replaced, renamed.
+var ErrTableChanged = errors.New("table has changed")
