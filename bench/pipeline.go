@@ -61,7 +61,7 @@ func (b *bed) position(ctx context.Context) (op int64, at time.Time, err error) 
 // arrived tells whether the last mark is in a checkpoint.
 func (b *bed) arrived(ctx context.Context) (bool, error) {
 	var ok bool
-	err := b.side.QueryRow(ctx, `SELECT EXISTS (SELECT FROM millrace.buckets b, millrace.bucket_rows(b.wire_name) r
+	err := b.side.QueryRow(ctx, `SELECT EXISTS (SELECT FROM millrace.buckets b CROSS JOIN LATERAL millrace.bucket_rows(b.bucket) r
 		WHERE b.name = 'marks[]' AND r.data = $1)`, fmt.Sprintf(`{"id":"mark","n":%d}`, b.marked)).Scan(&ok)
 	return ok, err
 }

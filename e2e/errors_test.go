@@ -43,8 +43,7 @@ func (s *system) role(attributes string) string {
 // the line that matches: the process may end with a code or go on trying.
 func (s *system) complaint(config string, want *regexp.Regexp) (string, *process) {
 	s.t.Helper()
-	s.started++
-	p := start(s.t, fmt.Sprintf("decoder%d", s.started), "serve", "-c", config, "--role", "decoder")
+	p := s.startWith(config)
 	pgtest.Eventually(s.t, 30*time.Second, func() error {
 		if want.MatchString(p.log.text()) {
 			return nil

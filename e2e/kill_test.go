@@ -232,7 +232,7 @@ type bulkWatch struct {
 
 const bulkState = `
 SELECT coalesce(count(*) || ' rows, ' || sum(hashtext(b.name || r.row_id)::bigint), 'none')
-FROM millrace.buckets b CROSS JOIN LATERAL millrace.bucket_rows(b.wire_name) r WHERE b.name ~ '^(by_owner|my_bulk)' AND r.type = 'bulk'`
+FROM millrace.buckets b CROSS JOIN LATERAL millrace.bucket_rows(b.bucket) r WHERE b.name ~ '^(by_owner|my_bulk)' AND r.type = 'bulk'`
 
 func (s *system) watchBulk() *bulkWatch {
 	w := &bulkWatch{stop: make(chan struct{}), done: make(chan error, 1)}

@@ -45,7 +45,7 @@ func TestPsqlSession(t *testing.T) {
 	wire := func(owner string) string {
 		var w string
 		pgtest.Eventually(t, waitTimeout, func() error {
-			w = psql(t, s.sidecarURI, fmt.Sprintf(`SELECT wire_name FROM millrace.buckets WHERE name = 'by_owner["%s"]'`, owner))
+			w = psql(t, s.sidecarURI, fmt.Sprintf(`SELECT bucket FROM millrace.buckets WHERE name = 'by_owner["%s"]'`, owner))
 			if w == "" {
 				return fmt.Errorf("no bucket of %s", owner)
 			}
@@ -93,12 +93,12 @@ func TestPsqlSession(t *testing.T) {
 
 	// Membership over time: in anna's bucket, then in ben's, now nowhere.
 	membership := psql(t, s.sidecarURI, membershipSQL("public.items", "7"))
-	if diff := cmp.Diff([]string{`by_owner["anna"]|left`, `by_owner["ben"]|left`}, strings.Split(membership, "\n")); diff != "" {
+	if diff := cmp.Diff([]string{`by_owner["anna"]|left|3`, `by_owner["ben"]|left|2`}, strings.Split(membership, "\n")); diff != "" {
 		t.Errorf("row_history (-want +got):\n%s", diff)
 	}
 
 	for _, owner := range []string{"anna", "ben"} {
-		got := psql(t, s.sidecarURI, fmt.Sprintf(checksumSQL, wire(owner)))
+		got := psql(t, s.sidecarURI, fmt.Sprintf(verifySQL, wire(owner)))
 		if got != "t" {
 			t.Errorf("%s: the running checksum is not the recomputed one: %s", owner, got)
 		}

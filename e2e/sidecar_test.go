@@ -25,13 +25,15 @@ type bucket struct {
 	Wire       string
 	Definition string
 	Name       string
-	LastOp     int64
+	Served     bool
+	Rows       int64
 	Ops        int64
 	Checksum   int64
+	LastOp     int64
 }
 
 func (s sidecar) buckets(ctx context.Context) ([]bucket, error) {
-	rows, err := s.Query(ctx, `SELECT wire_name, definition, name, last_op, ops, checksum FROM millrace.buckets`)
+	rows, err := s.Query(ctx, `SELECT bucket, definition, name, served, rows, ops, checksum, coalesce(last_op, 0) FROM millrace.buckets ORDER BY bucket`)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +56,7 @@ func (s sidecar) rows(ctx context.Context, wire string) ([]row, error) {
 // none yet.
 func (s sidecar) wireName(ctx context.Context, logical string) (string, error) {
 	var wire string
-	err := s.QueryRow(ctx, `SELECT wire_name FROM millrace.buckets WHERE name = $1`, logical).Scan(&wire)
+	err := s.QueryRow(ctx, `SELECT bucket FROM millrace.buckets WHERE name = $1`, logical).Scan(&wire)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
@@ -108,11 +110,16 @@ func (s sidecar) head(ctx context.Context) (h head, err error) {
 	return h, err
 }
 
-// checksums are what verify_bucket says: recomputed from the ops, and the
-// running value.
-func (s sidecar) checksums(ctx context.Context, wire string) (recomputed, running int64, err error) {
-	err = s.QueryRow(ctx, `SELECT recomputed, running FROM millrace.verify_bucket($1)`, wire).Scan(&recomputed, &running)
-	return recomputed, running, err
+// checksum is the sum over the ops, as the sidecar computes it.
+func (s sidecar) checksum(ctx context.Context, wire string) (checksum int64, err error) {
+	err = s.QueryRow(ctx, `SELECT checksum FROM millrace.bucket_checksum($1)`, wire).Scan(&checksum)
+	return checksum, err
+}
+
+// verified is what verify_bucket says.
+func (s sidecar) verified(ctx context.Context, wire string) (ok bool, report string, err error) {
+	err = s.QueryRow(ctx, `SELECT v.ok, v::text FROM millrace.verify_bucket($1) v`, wire).Scan(&ok, &report)
+	return ok, report, err
 }
 
 // lookupsInForce lists the lookups at the head as (definition name, key, one
@@ -140,16 +147,15 @@ var historyViolations = map[string]string{
 	"checkpoints over the head": `SELECT count(*) FROM millrace.checkpoint_log c, millrace.head h WHERE c.op_id > h.op_id OR c.seq > h.seq`,
 }
 
-// membershipSQL lists the buckets a row was in, oldest first, and whether it
-// still is.
+// membershipSQL lists the stays of a row in buckets, in order, and whether it is
+// still there.
 func membershipSQL(table, id string) string {
-	return fmt.Sprintf(`SELECT DISTINCT ON (min(since_op) OVER (PARTITION BY bucket_name), bucket_name)
-		bucket_name, CASE WHEN until_op IS NULL THEN 'in' ELSE 'left' END
-		FROM millrace.row_history('%s', '%s') ORDER BY min(since_op) OVER (PARTITION BY bucket_name), bucket_name`, table, id)
+	return fmt.Sprintf(`SELECT split_part(bucket_name, '#', 2), CASE WHEN until_op IS NULL THEN 'in' ELSE 'left' END, jsonb_array_length(ops)
+		FROM millrace.row_history('%s', '%s') ORDER BY since_op`, table, id)
 }
 
 const (
-	checksumSQL = `SELECT bool_and(recomputed = running) FROM millrace.verify_bucket('%s')`
+	verifySQL = `SELECT ok FROM millrace.verify_bucket('%s')`
 	// uncommentedSQL lists objects of the schema that a DBA finds unexplained.
 	uncommentedSQL = `
 		SELECT c.oid::regclass::text FROM pg_class c WHERE relnamespace = 'millrace'::regnamespace AND relkind IN ('r', 'p', 'v')
@@ -159,4 +165,4 @@ const (
 )
 
 // standbyLine is the log line of a decoder that waits for leadership.
-var standbyLine = regexp.MustCompile(`(?i)standby`)
+var standbyLine = regexp.MustCompile(`standing by`)

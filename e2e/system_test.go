@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -60,7 +61,7 @@ type system struct {
 	before  footprint // the source's catalog before the first start
 	marked  int64
 	folded  folds
-	started int
+	procs   []*process
 }
 
 var slots atomic.Int64
@@ -127,8 +128,19 @@ func (s *system) migrate() {
 // start starts a decoder.
 func (s *system) start() *process {
 	s.t.Helper()
-	s.started++
-	return start(s.t, "decoder"+strconv.Itoa(s.started), "serve", "-c", s.config, "--role", "decoder")
+	return s.startWith(s.config)
+}
+
+func (s *system) startWith(config string) *process {
+	s.t.Helper()
+	p := start(s.t, "decoder"+strconv.Itoa(len(s.procs)+1), "serve", "-c", config, "--role", "decoder")
+	s.procs = append(s.procs, p)
+	return p
+}
+
+// anyRunning tells whether a process is there that could make progress.
+func (s *system) anyRunning() bool {
+	return slices.ContainsFunc(s.procs, (*process).running)
 }
 
 // onSource runs SQL on the source as one simple query.
@@ -152,6 +164,9 @@ func (s *system) caughtUp(timeout time.Duration) {
 	want := fmt.Sprintf(`{"id":"mark","n":%d}`, s.mark())
 	start := time.Now()
 	pgtest.Eventually(s.t, timeout, func() error {
+		if !s.anyRunning() {
+			s.t.Fatal("no decoder is running")
+		}
 		ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
 		defer cancel()
 		conn, err := pgx.Connect(ctx, s.sidecarURI)
