@@ -24,6 +24,8 @@ type applier struct {
 
 	batch      []*protocol.Data
 	ops, bytes int
+
+	progress progress // towards the target
 }
 
 // add collects a data line. full tells that it is time to flush.
@@ -48,7 +50,11 @@ func (a *applier) flush(ctx context.Context, attempt int) machine.Event {
 		return nil
 	}
 	defer a.discard()
-	return failure(attempt, a.store.stage(ctx, a.batch, a.verify))
+	if err := a.store.stage(ctx, a.batch, a.verify); err != nil {
+		return failure(attempt, err)
+	}
+	a.progress.Done += int64(a.ops)
+	return nil
 }
 
 // run does a storage action after staging what was collected before it. The
@@ -60,7 +66,9 @@ func (a *applier) run(ctx context.Context, attempt int, action machine.Action) m
 	}
 	switch act := action.(type) {
 	case machine.Begin:
-		return failure(attempt, a.store.begin(ctx, act.Whole, act.Updated, act.Removed))
+		p, err := a.store.begin(ctx, act.Whole, act.Updated, act.Removed)
+		a.progress = p
+		return failure(attempt, err)
 	case machine.DropBuckets:
 		return failure(attempt, a.store.dropBad(ctx, act.Names))
 	case machine.Complete:

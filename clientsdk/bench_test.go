@@ -60,7 +60,7 @@ func BenchmarkIngest(b *testing.B) {
 
 func ingest(b *testing.B, ctx context.Context, s *store, lines [][]byte, sum millrace.Checksum, last millrace.OpID) {
 	cp := []protocol.Bucket{{Name: "b", Checksum: sum, Count: benchOps, Priority: 3}}
-	if err := s.begin(ctx, true, cp, nil); err != nil {
+	if _, err := s.begin(ctx, true, cp, nil); err != nil {
 		b.Fatal(err)
 	}
 	a := applier{store: s, verify: true}

@@ -48,8 +48,8 @@ type model struct {
 	// wrong names the buckets stored with damage, damaged those with a damaged
 	// line that is not staged yet.
 	wrong, damaged map[string]bool
-	full      int   // full publications seen
-	value     int
+	full           int // full publications seen
+	value          int
 }
 
 // TestModel checks S1 to S9 of SPEC.md on generated histories.

@@ -27,8 +27,8 @@ type progress struct{ Done, Total int64 }
 // begin makes the stored buckets those of a new target checkpoint: updated ones
 // are created where missing; removed ones, and with whole all that are not in
 // updated, are dropped. Readers notice nothing before a completion.
-func (s *store) begin(ctx context.Context, whole bool, updated []protocol.Bucket, removed []string) error {
-	return s.write(ctx, false, func(t *txn) error {
+func (s *store) begin(ctx context.Context, whole bool, updated []protocol.Bucket, removed []string) (p progress, err error) {
+	err = s.write(ctx, false, func(t *txn) error {
 		if err := t.load(); err != nil {
 			return err
 		}
@@ -57,16 +57,26 @@ func (s *store) begin(ctx context.Context, whole bool, updated []protocol.Bucket
 			if err != nil {
 				return err
 			}
-			restart = restart || updated[i].Count < b.atLast+b.since
+			b.count = updated[i].Count
+			restart = restart || b.count < b.atLast+b.since
 		}
 		if restart { // the history was compacted: what was counted is no measure any more
 			for _, b := range s.buckets {
 				b.atLast, b.since = 0, 0
 			}
-			return t.exec(`UPDATE mr_buckets SET at_last = 0, since = 0`)
+			if err := t.exec(`UPDATE mr_buckets SET at_last = 0, since = 0`); err != nil {
+				return err
+			}
+		}
+		for _, b := range s.buckets {
+			if b.count > b.atLast {
+				p.Done += b.since
+				p.Total += b.count - b.atLast
+			}
 		}
 		return nil
 	})
+	return p, err
 }
 
 // bucket gives the live bucket of that name, making it where missing.

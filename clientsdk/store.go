@@ -136,6 +136,7 @@ type bucket struct {
 	cleared   millrace.OpID
 	atLast    int64
 	since     int64
+	count     int64 // at the target; not stored
 }
 
 // staged tells whether the bucket holds anything readers do not see yet.

@@ -218,6 +218,9 @@ type Downlink struct {
 	// Wanted is the newest version of the subscription list, Sent the one the
 	// stream knows.
 	Wanted, Sent int64
+	// Opened is the version the stream was opened with, Covered the one the
+	// present target was made for.
+	Opened, Covered int64
 	// Target is the checkpoint being downloaded, nil before the first of a
 	// stream. Completed: everything of it is stored.
 	Target    *Target
@@ -338,7 +341,7 @@ func (d *Downlink) credentials() []Action {
 	case Authorizing:
 		d.Stale = false
 		d.Phase = Opening
-		d.Sent = d.Wanted
+		d.Sent, d.Opened = d.Wanted, d.Wanted
 		return []Action{OpenStream{d.Attempt, d.Sent}}
 	case Syncing:
 		if !d.Refreshing {
@@ -358,7 +361,7 @@ func (d *Downlink) reopen() []Action {
 	closed := CloseStream{d.Attempt}
 	d.reset(Opening)
 	d.Attempt++
-	d.Sent = d.Wanted
+	d.Sent, d.Opened = d.Wanted, d.Wanted
 	return []Action{closed, OpenStream{d.Attempt, d.Sent}}
 }
 
@@ -459,6 +462,9 @@ func (d *Downlink) checkpoint(l *protocol.Checkpoint) []Action {
 	}
 	d.Target = &Target{l.LastOpID, l.WriteCheckpoint, buckets}
 	d.Streams, d.Completed = l.Streams, false
+	if d.Covered = d.Opened; d.InBand && l.StreamsVersion != 0 {
+		d.Covered = l.StreamsVersion
+	}
 	return []Action{Begin{Whole: true, Updated: l.Buckets}}
 }
 
