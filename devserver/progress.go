@@ -48,15 +48,18 @@ func (p *progress) stepProgress(title string, f func(report func(string)) error)
 	err := f(p.report)
 	close(done)
 	wait.Wait()
-	took := p.now().Sub(start).Round(100 * time.Millisecond)
+	text := "  " + title
+	if took := p.now().Sub(start).Round(100 * time.Millisecond); took > 0 {
+		text += fmt.Sprintf(" … %v", took)
+	}
 	switch {
 	case err != nil && p.terminal:
 		fmt.Fprintf(p.out, "\r\x1b[K")
 	case err != nil:
 	case p.terminal:
-		fmt.Fprintf(p.out, "\r\x1b[K  %s … %v\n", title, took)
+		fmt.Fprintf(p.out, "\r\x1b[K%s\n", text)
 	default:
-		fmt.Fprintf(p.out, "  %s … %v\n", title, took)
+		fmt.Fprintln(p.out, text)
 	}
 	return err
 }
