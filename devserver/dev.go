@@ -63,7 +63,7 @@ type Options struct {
 }
 
 // Run runs the development servers until the context ends, which is no error.
-func Run(ctx context.Context, opts Options) (err error) {
+func Run(ctx context.Context, opts Options) error {
 	defer opts.Listener.Close() // Serve closes it too; closing twice is harmless
 	if opts.Dir == "" {
 		opts.Dir = ".millrace"
@@ -84,12 +84,6 @@ func Run(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	d := &dev{Options: opts, home: home, show: newProgress(opts.Out, opts.Terminal), rules: rules, schema: schema}
-	defer func() {
-		// A person who stops it while something starts gets no error for that.
-		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			err = nil
-		}
-	}()
 	if opts.Fresh {
 		if err := d.show.step("Removing the data of earlier runs", func() error { return home.wipe(ctx) }); err != nil {
 			return err
@@ -150,19 +144,25 @@ type dev struct {
 	cfg             *config.Config
 }
 
-// run starts everything in order, waits, and stops in the reverse order.
-func (d *dev) run(ctx context.Context) (err error) {
+// run starts everything, waits, and stops in the reverse order. What fails
+// because ctx ended is no error; what fails while stopping is.
+func (d *dev) run(ctx context.Context) error {
+	err := d.work(ctx)
+	if ctx.Err() != nil {
+		err = nil
+	}
+	d.home.removeDevFile()
+	return errors.Join(err, d.stopServers(context.WithoutCancel(ctx)))
+}
+
+// work starts everything in order and waits until something ends.
+func (d *dev) work(ctx context.Context) error {
 	if err := d.startServers(ctx); err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, d.stopServers(context.WithoutCancel(ctx)))
-	}()
 	if err := d.show.step("Preparing the databases", func() error { return d.prepare(ctx) }); err != nil {
 		return err
 	}
-	defer d.home.removeDevFile()
-
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
@@ -173,11 +173,7 @@ func (d *dev) run(ctx context.Context) (err error) {
 	group.Go(func() error { return d.watch(ctx, "source", d.source) })
 	group.Go(func() error { return d.watch(ctx, "sidecar", d.sidecar) })
 	group.Go(func() error { return d.announce(ctx) })
-	err = group.Wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
-	return err
+	return group.Wait()
 }
 
 // watch ends the whole if a server ends by itself.

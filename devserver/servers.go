@@ -46,7 +46,7 @@ func (d *dev) startServers(ctx context.Context) error {
 		return group.Wait()
 	})
 	if err != nil {
-		return errors.Join(err, d.stopServers(context.WithoutCancel(ctx)))
+		return err
 	}
 	if d.source.Adopted() || d.sidecar.Adopted() {
 		d.show.note("Servers left running by an earlier start were adopted.")

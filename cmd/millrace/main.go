@@ -149,7 +149,7 @@ func exitCode(err error) int {
 	if errors.As(err, &findings) || errors.Is(err, devserver.ErrSchemaNeedsRules) {
 		return exitUsage
 	}
-	var network net.Error
+	var network *net.OpError
 	if isConnect(err) || errors.As(err, &network) || errors.Is(err, pgserver.ErrNotFound) {
 		return exitUnreachable
 	}
