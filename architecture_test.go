@@ -50,6 +50,7 @@ var layers = map[string]layer{
 	"clientsdk":         {ours: []string{".", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/klauspost/compress", "modernc.org/sqlite", xsync}},
 	"config":            {ours: []string{"."}, theirs: []string{"go.yaml.in/yaml/v4", pgx}},
 	"demo":              {},
+	"demo/backend":      {ours: []string{"."}, theirs: []string{pgx, "github.com/golang-jwt/jwt/v5"}},
 	"devserver":         {ours: []string{"config", "demo", "internal/pgserver"}, theirs: []string{pgx, xsync, "github.com/golang-jwt/jwt/v5", "github.com/fergusstrange/embedded-postgres"}},
 	"internal/pgserver": {theirs: []string{pgx}},
 	// Test support, kept out of the binary below.
