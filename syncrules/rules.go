@@ -13,6 +13,8 @@ type Rules struct {
 	resolvers []*resolver
 	streams   map[string]bool // names a subscription may have
 	tables    []*tablePattern
+	ctes      []*cteConfig
+	rep       *reporter // of the compilation, for the file
 }
 
 // ValueOptions say how the file wants source values mapped. The definitions'
@@ -83,6 +85,7 @@ func Compile(file string, src []byte) (*Rules, Diagnostics) {
 		return nil, rep.sorted()
 	}
 	b.finish()
+	r.rep = rep
 	return r, rep.sorted()
 }
 

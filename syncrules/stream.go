@@ -35,8 +35,10 @@ func (b *builder) streamDefinitions() {
 			b.addShape(s, sh, shared)
 		}
 	}
+	b.rules.ctes = append(b.rules.ctes, b.file.with...)
 	for _, s := range b.file.streams {
 		warnUnused(s.with)
+		b.rules.ctes = append(b.rules.ctes, s.with...)
 	}
 	warnUnused(b.file.with)
 }

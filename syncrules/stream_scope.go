@@ -283,7 +283,11 @@ func (sc *streamScope) column(n *nameExpr) *expr {
 	case ent.derived != nil:
 		e := ent.derived.column(name)
 		if e == nil {
-			n.span.fatal(didYouMean(name, ent.derived.names()), "%s has no column %s", ent.name, name)
+			hint := didYouMean(name, ent.derived.names())
+			if hint == "" {
+				hint = "it has " + strings.Join(ent.derived.names(), ", ")
+			}
+			n.span.fatal(hint, "%s has no column %s", ent.name, name)
 			return badExpr
 		}
 		at := *e

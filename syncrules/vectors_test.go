@@ -24,12 +24,12 @@ type vectorFile struct {
 }
 
 type vector struct {
-	ID      string   `json:"id"`
-	Name    string   `json:"name"`
-	Tags    []string `json:"tags"`
-	Rules   string   `json:"rules"`
-	Version *int     `json:"bucket_version"`
-	Schema  json.RawMessage
+	ID      string          `json:"id"`
+	Name    string          `json:"name"`
+	Tags    []string        `json:"tags"`
+	Rules   string          `json:"rules"`
+	Version *int            `json:"bucket_version"`
+	Schema  json.RawMessage `json:"schema"`
 	Expect  struct {
 		Loads       bool               `json:"loads"`
 		Diagnostics []vectorDiagnostic `json:"diagnostics"`
@@ -214,7 +214,10 @@ func (c *vectorCheck) run() {
 	for _, d := range c.v.Expect.Diagnostics {
 		wantWarning = wantWarning || d.Severity == "warning"
 	}
-	if c.v.Expect.Loads && wantWarning && len(diags) == 0 && c.v.Schema == nil {
+	if tables := c.schema(); tables != nil && rules != nil {
+		diags = append(diags, rules.Check(tables)...)
+	}
+	if c.v.Expect.Loads && wantWarning && len(diags) == 0 {
 		c.problem("no warning")
 	}
 	if !c.v.Expect.Loads {
@@ -228,6 +231,41 @@ func (c *vectorCheck) run() {
 	for i, r := range c.v.Requests {
 		c.request(i, r)
 	}
+}
+
+// schema is the source schema of the vector; nil if it has none.
+func (c *vectorCheck) schema() []Table {
+	var tags []struct {
+		Schemas []struct {
+			Name   string `json:"name"`
+			Tables []struct {
+				Name    string `json:"name"`
+				Columns []struct {
+					Name string `json:"name"`
+				} `json:"columns"`
+			} `json:"tables"`
+		} `json:"schemas"`
+	}
+	if c.v.Schema == nil {
+		return nil
+	}
+	if err := json.Unmarshal(c.v.Schema, &tags); err != nil {
+		c.problem("schema: %v", err)
+		return nil
+	}
+	var list []Table
+	for _, tag := range tags {
+		for _, s := range tag.Schemas {
+			for _, t := range s.Tables {
+				table := Table{Schema: s.Name, Name: t.Name}
+				for _, col := range t.Columns {
+					table.Columns = append(table.Columns, col.Name)
+				}
+				list = append(list, table)
+			}
+		}
+	}
+	return list
 }
 
 // position scores whether the first fatal range meets an expected one.
