@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/decoder/catalog/session"
 	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/internal/pgserver"
 )
@@ -61,7 +62,8 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	code := exitCode(err)
 	if text := message(err); text != "" {
-		if code == exitUnreachable && isConnect(err) {
+		var explained *session.ConnectError
+		if code == exitUnreachable && isConnect(err) && !errors.As(err, &explained) {
 			text += ": is the server running, and are its address and the user right?"
 		}
 		fmt.Fprintf(stderr, "millrace: %s\n", text)

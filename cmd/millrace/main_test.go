@@ -94,7 +94,7 @@ func TestCommandLine(t *testing.T) {
 		{"token with a reserved claim", []string{"token", "--sub", "x", "--claim", "exp=1"}, exitUsage, "set by other flags"},
 		{"token with a bad time", []string{"token", "--sub", "x", "--ttl", "soon"}, exitUsage, "--ttl"},
 		{"validate nothing", []string{"validate", "none.yaml"}, exitUsage, "none.yaml"},
-		{"validate with an unreachable source", []string{"validate", filepath.Join(filepath.Dir(good), "sync.yaml"), "--source", source}, exitUnreachable, "reach the source"},
+		{"validate with an unreachable source", []string{"validate", filepath.Join(filepath.Dir(good), "sync.yaml"), "--source", source}, exitUnreachable, "no server answers there"},
 		{"probe", []string{"probe", "http://127.0.0.1:1/"}, exitUnreachable, "refused"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -146,6 +146,10 @@ func TestValidateAgainstSource(t *testing.T) {
 	execSQL(t, uri, "CREATE TABLE todos (id text PRIMARY KEY)")
 	if out, _, code = run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "no warnings") {
 		t.Errorf("with the table: %d\n%s", code, out)
+	}
+	execSQL(t, uri, "ALTER TABLE todos DROP CONSTRAINT todos_pkey")
+	if out, _, code = run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "warning: MR1017 public.todos") {
+		t.Errorf("with a table without a key: %d\n%s", code, out)
 	}
 }
 

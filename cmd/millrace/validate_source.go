@@ -3,48 +3,63 @@ package main
 import (
 	"context"
 	"fmt"
+	"unicode/utf8"
 
-	"github.com/jackc/pgx/v5"
-
+	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/syncrules"
 )
 
-// checkAgainstSource warns of what the rules name and the database lacks.
+// notPublished is the finding that a table is not in the publication: nobody
+// has asked for one here.
+const notPublished = "MR1014"
+
+// checkAgainstSource warns of tables that the rules name and the database
+// lacks, and of those that cannot be followed.
 func checkAgainstSource(ctx context.Context, uri, file string, src []byte, rules *syncrules.Rules) (syncrules.Diagnostics, error) {
-	conn, err := pgx.Connect(ctx, uri)
+	source, err := catalog.Connect(ctx, catalog.Config{URI: uri})
 	if err != nil {
-		return nil, fmt.Errorf("reach the source: %w", err)
+		return nil, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `
-		SELECT n.nspname::text, c.relname::text
-		FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname <> 'information_schema'`)
+	defer source.Close()
+	patterns := rules.Tables()
+	tables, err := source.Tables(ctx, func(schema, name string) bool {
+		for _, p := range patterns {
+			if p.Matches(p.Tag, schema, name) {
+				return true
+			}
+		}
+		return false
+	}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("list the source's tables: %w", err)
-	}
-	type table struct{ Schema, Name string }
-	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[table])
-	if err != nil {
-		return nil, fmt.Errorf("list the source's tables: %w", err)
+		return nil, fmt.Errorf("look at the source's tables: %w", err)
 	}
 	var found syncrules.Diagnostics
-	for _, p := range rules.Tables() {
+	for _, p := range patterns {
+		warn := func(message, hint string) {
+			start := offsetOf(src, p.Line, p.Column)
+			found = append(found, syncrules.Diagnostic{
+				Severity: syncrules.Warning, File: file,
+				Start: start, End: start + len(p.Name),
+				Line: p.Line, Column: p.Column, EndLine: p.Line, EndColumn: p.Column + utf8.RuneCountInString(p.Name),
+				Message: message, Hint: hint,
+			})
+		}
 		exists := false
 		for _, t := range tables {
-			exists = exists || p.Matches(p.Tag, t.Schema, t.Name)
+			if !p.Matches(p.Tag, t.Schema, t.Name) && !p.Matches(p.Tag, t.Root.Schema, t.Root.Name) {
+				continue
+			}
+			exists = true
+			for _, f := range t.Findings {
+				if f.Code != notPublished {
+					warn(fmt.Sprintf("%s %s: %s", f.Code, f.Object, f.Message), f.Repair)
+				}
+			}
 		}
-		if exists {
-			continue
+		if !exists {
+			warn(fmt.Sprintf("the source has no table %s.%s", p.Schema, p.Name),
+				"create it, or correct the name: names are case-sensitive, and in schema public unless another is given")
 		}
-		hint := "create it, or correct the name; names are case-sensitive and in schema public unless another is given"
-		start := offsetOf(src, p.Line, p.Column)
-		found = append(found, syncrules.Diagnostic{
-			Severity: syncrules.Warning, File: file,
-			Start: start, End: start + len(p.Name),
-			Line: p.Line, Column: p.Column, EndLine: p.Line, EndColumn: p.Column + len([]rune(p.Name)),
-			Message: fmt.Sprintf("the source has no table %s.%s", p.Schema, p.Name), Hint: hint,
-		})
 	}
 	return found, nil
 }
