@@ -9,7 +9,8 @@ import (
 	"github.com/millrace/millrace"
 )
 
-// arithmetic is + - * / on two values that are not null.
+// arithmetic is + - * / on two values that are not null. What is no number,
+// such as infinity minus infinity, is null.
 func arithmetic(e *env, op opcode, a, b millrace.Value) millrace.Value {
 	a, b = numeric(e, a), numeric(e, b)
 	if a.Kind() == millrace.KindInteger && b.Kind() == millrace.KindInteger {
@@ -18,18 +19,24 @@ func arithmetic(e *env, op opcode, a, b millrace.Value) millrace.Value {
 		}
 	}
 	x, y := asFloat(a), asFloat(b)
+	var r float64
 	switch op {
 	case opAdd:
-		return millrace.Real(x + y)
+		r = x + y
 	case opSubtract:
-		return millrace.Real(x - y)
+		r = x - y
 	case opMultiply:
-		return millrace.Real(x * y)
+		r = x * y
+	default:
+		if y == 0 {
+			return millrace.Null
+		}
+		r = x / y
 	}
-	if y == 0 {
+	if math.IsNaN(r) {
 		return millrace.Null
 	}
-	return millrace.Real(x / y)
+	return millrace.Real(r)
 }
 
 // integerArithmetic fails on overflow; the caller goes on with reals.
@@ -68,7 +75,7 @@ func magnitude(x int64) uint64 {
 // integerOperator is % & | << >> on two values that are not null.
 func integerOperator(e *env, op opcode, a, b millrace.Value) millrace.Value {
 	na, nb := numeric(e, a), numeric(e, b)
-	x, y := truncated(na), truncated(nb)
+	x, y := integerOperand(e, a), integerOperand(e, b)
 	switch op {
 	case opModulo:
 		if y == 0 {
@@ -110,12 +117,13 @@ func asFloat(v millrace.Value) float64 {
 	return v.Float()
 }
 
-// truncated is a number as an integer, cut towards zero and to 64 bits.
-func truncated(v millrace.Value) int64 {
-	if v.Kind() == millrace.KindInteger {
-		return v.Int()
+// integerOperand is a number cut towards zero and to 64 bits, or the integer
+// a text starts with.
+func integerOperand(e *env, v millrace.Value) int64 {
+	if v.Kind() == millrace.KindReal {
+		return clampInt(math.Trunc(v.Float()))
 	}
-	return clampInt(math.Trunc(v.Float()))
+	return castInteger(e, v).Int()
 }
 
 func clampInt(f float64) int64 {

@@ -59,12 +59,13 @@ func equal(a, b millrace.Value) bool {
 	return a.Kind() == b.Kind() && a.Str() == b.Str()
 }
 
-// compare orders two values that are not null: numbers, then text, then blobs.
+// compare orders two values that are not null: numbers, then text, then
+// blobs. The result is -1, 0, 1 or unordered.
 func compare(a, b millrace.Value) int {
 	ra, rb := rank(a), rank(b)
 	switch {
 	case ra != rb:
-		return ra - rb
+		return order(ra < rb, ra > rb)
 	case ra == 0:
 		return compareNumbers(a, b)
 	case ra == 1:
@@ -148,5 +149,5 @@ func compareUTF16(a, b string) int {
 			return order(x < y, x > y)
 		}
 	}
-	return len(a) - len(b)
+	return order(len(a) < len(b), len(a) > len(b))
 }

@@ -397,7 +397,7 @@ func (p *parser) startsOperand(t token) bool {
 	case tokIdent:
 		return t.text == "when" || t.text == "not" || t.text == "null" || t.text == "true" || t.text == "false" || !clauseWords[t.text]
 	case tokOp:
-		return t.text == "("
+		return t.text == "(" || t.text == "-" || t.text == "+"
 	}
 	return false
 }
