@@ -1,6 +1,9 @@
 package millrace
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // The types below are what is read of the sidecar to serve clients. All of it
 // is read in snapshots: one snapshot shows one committed checkpoint.
@@ -113,3 +116,7 @@ type SessionReport struct {
 	Bytes        int64
 	Since        time.Time
 }
+
+// ErrUnavailable is in the chain of errors of a sidecar that is out of reach for
+// now; asking again later may succeed.
+var ErrUnavailable = errors.New("the sidecar is not reachable")

@@ -190,10 +190,15 @@ func (p *publisher) await(s *session, resolve bool) {
 	}
 }
 
+// roundTimeout bounds a round, in case the sidecar stops answering.
+const roundTimeout = time.Minute
+
 // round reads one snapshot and hands out what is new in it. After an error
 // nothing was handed out that is not whole, and the next round makes it good.
 func (p *publisher) round(ctx context.Context) error {
 	p.dispatched = 0
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
 	snap, err := p.source.Snapshot(ctx)
 	if err != nil {
 		return err
@@ -478,20 +483,30 @@ func (p *publisher) fill(ctx context.Context, snap Snapshot, n *node) (int, erro
 		lines[i] = &dataLines{text: append([]byte(nil), part...), ops: ops}
 		size += len(part)
 	}
-	tooLarge := false
-	err := snap.Ops(ctx, ranges, n.to, 1<<30, func(i int, op *millrace.Op) bool {
-		e.op(i, op, flush)
-		tooLarge = size+e.size() > p.limits.NodeBytes
-		return !tooLarge
-	})
+	// By pages: one that turns out too large is not read to its end.
+	for first := 0; ; {
+		read, at, tooLarge := 0, first, false
+		var last millrace.OpID
+		err := snap.Ops(ctx, ranges[first:], n.to, fillPage, func(i int, op *millrace.Op) bool {
+			e.op(first+i, op, flush)
+			read, at, last = read+1, first+i, op.ID
+			tooLarge = size+e.size() > p.limits.NodeBytes
+			return !tooLarge
+		})
+		if err != nil {
+			return 0, err
+		}
+		if tooLarge {
+			return 0, nil
+		}
+		if read < fillPage {
+			break
+		}
+		first = at
+		ranges[at].After = last
+	}
 	e.end(flush)
 	p.lineBuf = e.buf
-	if err != nil {
-		return 0, err
-	}
-	if tooLarge {
-		return 0, nil
-	}
 	for i, l := range lines {
 		if l != nil {
 			n.changes[refs[i]].lines.Store(l)
@@ -499,6 +514,9 @@ func (p *publisher) fill(ctx context.Context, snap Snapshot, n *node) (int, erro
 	}
 	return size, nil
 }
+
+// fillPage is how many ops are read at a time for a node.
+const fillPage = 1000
 
 // remember counts the node's bytes and drops those of the oldest above the
 // bound; sessions that have not taken them yet read pages instead.

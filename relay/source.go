@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 
 	"github.com/millrace/millrace"
 )
@@ -31,9 +30,9 @@ type Source interface {
 	Report(ctx context.Context, r millrace.RelayReport) error
 }
 
-// ErrUnavailable is in the chain of errors of a Source that is out of reach
-// for now; asking again later may succeed.
-var ErrUnavailable = errors.New("sidecar is not reachable")
+// ErrUnavailable is in the chain of errors of a Source that is out of reach for
+// now.
+var ErrUnavailable = millrace.ErrUnavailable
 
 // Snapshot is one consistent view of the sidecar. It is used by one goroutine
 // at a time and must be closed. Slices of results follow the order asked.
