@@ -1,7 +1,6 @@
 package decoder
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,11 +39,11 @@ type Config struct {
 	// Logger takes what an operator should see. Default slog.Default.
 	Logger *slog.Logger
 
-	open       func(context.Context, *SourceConfig) (server, error)
-	openReader func(context.Context, *SourceConfig) (chunkReader, error)
-	without    rule          // left out by tests
-	positions  time.Duration // between position-only checkpoints
-	pages      uint32
+	wrap       func(chunkReader) chunkReader // around a worker's reader, by tests
+	without    rule                          // left out by tests
+	positions  time.Duration                 // between position-only checkpoints
+	pages      uint32                        // of the first chunk
+	fixedPages bool                          // … and of all others
 	maxKeys    int
 }
 

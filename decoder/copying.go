@@ -2,10 +2,12 @@ package decoder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 )
 
 // copyRun is a copy of a table under way: the state machine, and what is
@@ -17,32 +19,24 @@ type copyRun struct {
 	machine *tableCopy
 
 	pages uint32 // of the next chunk
-	// toasted: values may be out of line in rows whose size does not show it.
-	toasted bool
-	results map[*chunk]*chunkResult
-	retry   time.Time // no chunk is asked for before
+	// toasted: values may be out of line in rows whose size does not show it,
+	// written before the stream told of them.
+	toasted  bool
+	results  map[*chunk]*chunkResult
+	retry    time.Time // no chunk is asked for before
+	failures int       // of chunks, in a row
 
 	plan, rereadPlan *tablePlan // of the chunks' columns
 }
 
 // chunkResult is what reading a chunk brought.
 type chunkResult struct {
-	chunk    *chunk
-	snapshot *snapshot
-	head     millrace.LSN // of the source when the snapshot was taken, or later
-	filenode uint32
-	pages    uint32 // of the table
-	toast    int64  // bytes of the table's TOAST relation
-	columns  []planColumn
-	rows     chunkRows
-	bytes    int64
-	err      error
-}
+	catalog.Chunk // snapshot, head, filenode, size
 
-// chunkRows gives the rows of a chunk, in text form.
-type chunkRows interface {
-	// each calls f with the cells of every row; they are valid during the call.
-	each(f func(cells []cell) error) error
+	chunk   *chunk
+	columns []planColumn
+	rows    chunkRows
+	err     error
 }
 
 const (
@@ -52,6 +46,7 @@ const (
 	maxPages    = 16_384
 	rereadKeys  = 1_000
 	chunkAgain  = time.Second
+	maxFailures = 3
 	chunksAhead = 2 // chunks asked for and not merged, for each worker
 )
 
@@ -73,24 +68,26 @@ func (e chunkEvent) handle(_ context.Context, a *appender) error {
 		c.machine.failed(r.chunk)
 		c.retry = time.Now().Add(chunkAgain)
 		e.session.copyFailed(c, r.err)
+		if c.failures++; c.failures >= maxFailures || errors.Is(r.err, catalog.ErrTableChanged) {
+			// The catalog may have changed: the next session looks again.
+			e.session.fail(fmt.Errorf("copy of table %s: %w", c.name(), r.err))
+		}
 		return nil
 	}
-	if !c.machine.planned {
-		c.toasted = r.toast > 0 || !c.table.bounded
-	}
-	c.machine.answer(r.chunk, r.snapshot, r.filenode, r.pages)
+	c.failures = 0
+	c.machine.answer(r.chunk, &r.Snapshot, r.Filenode, r.Pages)
 	c.results[r.chunk] = r
 	c.adapt(r)
-	s.observe(a, r.snapshot)
+	s.observe(a, &r.Snapshot)
 	return nil
 }
 
 // adapt brings the size of chunks nearer to the target.
 func (c *copyRun) adapt(r *chunkResult) {
-	if r.chunk.keys != nil || r.chunk.to <= r.chunk.from {
+	if c.source.fixedPages || r.chunk.keys != nil || r.chunk.to <= r.chunk.from {
 		return
 	}
-	perPage := max(1, r.bytes/int64(r.chunk.to-r.chunk.from))
+	perPage := max(1, r.Bytes/int64(r.chunk.to-r.chunk.from))
 	pages := uint32(min(maxPages, max(minPages, chunkTarget/perPage)))
 	c.pages = min(pages, 4*c.pages)
 }
@@ -119,7 +116,7 @@ func (s *source) advanceCopies(ctx context.Context, a *appender) error {
 			s.session.read(c, ch)
 		}
 		for _, r := range c.results {
-			behind = behind || r.head > s.unseen.at
+			behind = behind || r.Head > s.unseen.at
 		}
 	}
 	s.session.need(s.pollNeed(), behind)
@@ -148,11 +145,11 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 	for len(c.machine.outstanding) > 0 {
 		ch := c.machine.outstanding[0]
 		r := c.results[ch]
-		if r == nil || r.head > c.source.unseen.at {
+		if r == nil || r.Head > c.source.unseen.at {
 			return nil
 		}
 		delete(c.results, ch)
-		switch c.machine.judge(ch, r.filenode, r.pages) {
+		switch c.machine.judge(ch, r.Filenode, r.Pages) {
 		case mergeChunk:
 			if err := c.merge(ctx, a, r); err != nil {
 				return err
@@ -160,7 +157,6 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 		case restartCopy:
 			a.log.Info("a table was rewritten while it is copied; it is read again from its first page",
 				"source", c.source.config.Name, "table", c.name())
-			c.toasted = c.toasted || r.toast > 0
 			a.noteDirty(c)
 		case repeatChunk, discardChunk:
 		}
@@ -326,7 +322,7 @@ func resumeCopy(s *source, t *tableState, saved millrace.Copy, rereads []string,
 		source: s, table: t, saved: saved,
 		machine: newTableCopy(entryCondition{}),
 		pages:   config.pages,
-		toasted: true, // what the first chunk showed is not stored
+		toasted: t.toasted || !t.bounded,
 		results: map[*chunk]*chunkResult{},
 	}
 	c.machine.without, c.machine.maxKeys = config.without, config.maxKeys

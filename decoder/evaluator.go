@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/pgoutput"
 	"github.com/millrace/millrace/decoder/pgvalue"
 )
@@ -14,12 +15,16 @@ import (
 // tableState is what is known of a source table during a term.
 type tableState struct {
 	saved *millrace.SourceTable
-	// bounded: all columns are published and none was ever dropped, so that
-	// what comes bounds a tuple's size.
-	bounded  bool
-	isNew    bool       // not copied into the definitions that read it
-	estimate int64      // rows, -1 unknown
-	copies   []*copyRun // unfinished
+	found *catalog.Table // as the session found it
+	// rule is the name under which the rules read it: its own, or that of the
+	// partitioned table it is a part of.
+	rule catalog.TableName
+	// bounded: all columns are published, so that a row told in full bounds the
+	// tuple's size.
+	bounded bool
+	isNew   bool       // not copied into the definitions that read it
+	toasted bool       // some values are out of line
+	copies  []*copyRun // unfinished
 }
 
 // evaluator turns the pgoutput messages of one source into changes. It keeps
@@ -41,6 +46,9 @@ type evaluator struct {
 	// absent has relations that the catalog did not have when it was asked for
 	// them: they are gone by now, and what the stream tells of them is left out.
 	absent map[uint32]bool
+	// partitions: some tables are partitions, so that a new one may be read
+	// under another name than its own.
+	partitions bool
 	// rows counts the row changes seen; a transaction that fails before its
 	// first has left no trace.
 	rows int

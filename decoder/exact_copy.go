@@ -184,7 +184,7 @@ func (c *tableCopy) takeChanges() map[string]bool {
 // observe takes note of a snapshot of the source. It may open the copy and lets it forget what every read still to
 // be merged sees.
 func (c *tableCopy) observe(s *snapshot) {
-	if c.newest == nil || s.xmin >= c.newest.xmin && s.xmax >= c.newest.xmax {
+	if c.newest == nil || s.Xmin >= c.newest.Xmin && s.Xmax >= c.newest.Xmax {
 		c.newest = s
 	}
 	if !c.entered {
@@ -204,13 +204,13 @@ func (c *tableCopy) waitingFor() (x xid, ok bool) {
 		return c.entry.missing(c.newest)
 	}
 	for _, x := range c.tableX {
-		if !c.newest.sees(x) {
+		if !c.newest.Visible(x) {
 			return x, true
 		}
 	}
 	if c.planned && c.next >= c.endPage {
 		for key := range c.reread {
-			if x, ok := c.touched[key]; ok && !c.newest.sees(x) {
+			if x, ok := c.touched[key]; ok && !c.newest.Visible(x) {
 				return x, true
 			}
 		}
@@ -225,7 +225,7 @@ func (c *tableCopy) ask(pages uint32, maxKeys int) *chunk {
 		return nil
 	}
 	for _, x := range c.tableX {
-		if !c.newest.sees(x) {
+		if !c.newest.Visible(x) {
 			return nil // a read could not see it either
 		}
 	}
@@ -262,7 +262,7 @@ func (c *tableCopy) askKeys(limit int) []string {
 		if asked {
 			continue
 		}
-		if x, ok := c.touched[key]; ok && !c.newest.sees(x) {
+		if x, ok := c.touched[key]; ok && !c.newest.Visible(x) {
 			continue
 		}
 		keys = append(keys, key)
@@ -320,7 +320,7 @@ func (c *tableCopy) judge(ch *chunk, filenode, pages uint32) verdict {
 // misses tells whether a chunk does not see a change of the whole table.
 func (c *tableCopy) misses(ch *chunk) bool {
 	for _, x := range c.tableX {
-		if !ch.floor.sees(x) {
+		if !ch.floor.Visible(x) {
 			return true
 		}
 	}
@@ -337,7 +337,7 @@ func (c *tableCopy) drops(ch *chunk, key string) bool {
 	case c.without == visibilityRule:
 		return c.order[key] > ch.clock
 	}
-	return !ch.floor.sees(x)
+	return !ch.floor.Visible(x)
 }
 
 // merged takes note that the rows of a chunk were merged, those kept being
@@ -437,11 +437,11 @@ func (c *tableCopy) forget() {
 }
 
 func (c *tableCopy) seenByAll(x xid) bool {
-	if !c.newest.sees(x) {
+	if !c.newest.Visible(x) {
 		return false
 	}
 	for _, ch := range c.outstanding {
-		if !ch.void && !ch.floor.sees(x) {
+		if !ch.void && !ch.floor.Visible(x) {
 			return false
 		}
 	}

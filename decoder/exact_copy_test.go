@@ -4,53 +4,17 @@ import (
 	"slices"
 	"testing"
 
-	"pgregory.net/rapid"
-
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 )
 
 func snap(t testing.TB, text string) *snapshot {
 	t.Helper()
-	s, err := parseSnapshot(text)
+	s, err := catalog.ParseSnapshot(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
-}
-
-func TestSnapshotText(t *testing.T) {
-	for _, text := range []string{"1:1:", "210732:210818:210734,210814,210816", "4294967295:4294967300:4294967299"} {
-		if got := snap(t, text).String(); got != text {
-			t.Errorf("%s came back as %s", text, got)
-		}
-	}
-	for _, text := range []string{"", "1:2", "1:2:3:4", "x:2:", "1:y:", "3:2:", "1:2:z"} {
-		if _, err := parseSnapshot(text); err == nil {
-			t.Errorf("%q was accepted", text)
-		}
-	}
-}
-
-func TestSnapshotSees(t *testing.T) {
-	s := snap(t, "10:20:12,15")
-	for x, want := range map[xid]bool{9: true, 10: true, 12: false, 14: true, 15: false, 19: true, 20: false, 25: false} {
-		if got := s.sees(x); got != want {
-			t.Errorf("sees %d: %v, want %v", x, got, want)
-		}
-	}
-}
-
-func TestWidenAcrossEpochs(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		ref := xid(rapid.Uint64Range(1<<31, 1<<40).Draw(t, "ref"))
-		x := ref + xid(rapid.Uint64Range(0, 1<<31-1).Draw(t, "ahead"))
-		if rapid.Bool().Draw(t, "behind") {
-			x = ref - xid(rapid.Uint64Range(0, 1<<31-1).Draw(t, "back"))
-		}
-		if got := widen(uint32(x), ref); got != x {
-			t.Fatalf("widen(%d, %d) = %d, want %d", uint32(x), ref, got, x)
-		}
-	})
+	return &s
 }
 
 // Trace C: the slot never delivers transaction 730, which its exported
@@ -109,12 +73,12 @@ func TestUnseenIsBounded(t *testing.T) {
 	if len(u.list) > maxUnseen+101 {
 		t.Fatalf("%d entries", len(u.list))
 	}
-	last := &snapshot{xmin: 10 + n - 1, xmax: 10 + n, xip: []xid{10 + n - 1}}
+	last := &snapshot{Xmin: 10 + n - 1, Xmax: 10 + n, InProgress: []xid{10 + n - 1}}
 	u.observe(last)
 	if got, at := u.confirmable(1<<60), millrace.LSN(10+n-1-unseenGroup); got < at || got >= 10+n {
 		t.Fatalf("confirmable %d with the last of %d held", got, n)
 	}
-	u.observe(&snapshot{xmin: 10 + n, xmax: 10 + n})
+	u.observe(&snapshot{Xmin: 10 + n, Xmax: 10 + n})
 	if len(u.list) != 0 {
 		t.Fatalf("%d entries are left", len(u.list))
 	}

@@ -1,6 +1,9 @@
 package decoder
 
-import "github.com/millrace/millrace"
+import (
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
+)
 
 // unseen is the list of a source's transactions that were applied and are not
 // yet known to be visible there: a commit is decoded before others can see it,
@@ -30,7 +33,7 @@ const (
 )
 
 // widen is the full id of a Begin message's transaction.
-func (u *unseen) widen(x uint32) xid { return widen(x, u.newest) }
+func (u *unseen) widen(x uint32) xid { return catalog.Widen(x, u.newest) }
 
 // add enters a transaction of which the stream has passed the end.
 func (u *unseen) add(x xid, end millrace.LSN) {
@@ -49,11 +52,11 @@ func (u *unseen) move(pos millrace.LSN) { u.at = max(u.at, pos) }
 
 // observe cuts what s sees from the front of the list.
 func (u *unseen) observe(s *snapshot) {
-	u.newest = max(u.newest, s.xmax)
+	u.newest = max(u.newest, s.Xmax)
 	i := 0
 	for i < len(u.list) {
 		t := &u.list[i]
-		if t.many && t.xid >= s.xmin || !s.sees(t.xid) {
+		if t.many && t.xid >= s.Xmin || !s.Visible(t.xid) {
 			break
 		}
 		i++

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/pgvalue"
 	"github.com/millrace/millrace/syncrules"
 )
@@ -110,8 +111,8 @@ type evaluation struct {
 
 // bind makes the target of a table for the definitions that want accepts. It
 // is nil if there are none.
-func (f *feed) bind(tags []string, table *millrace.SourceTable, columns []planColumn, want func(millrace.DefinitionID) bool) *target {
-	t := &target{scope: &millrace.Scope{Table: table.ID}}
+func (f *feed) bind(tags []string, id millrace.TableID, table catalog.TableName, columns []planColumn, want func(millrace.DefinitionID) bool) *target {
+	t := &target{scope: &millrace.Scope{Table: id}}
 	names := make([]string, len(columns))
 	for i := range columns {
 		names[i] = columns[i].name

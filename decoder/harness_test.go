@@ -92,7 +92,6 @@ func newFixture(t testing.TB, server *pgtest.Server, rules string, statements ..
 		Logger:  testLog(t),
 
 		SpoolDir: t.TempDir(), positions: 20 * time.Millisecond,
-		open: openSQL, openReader: openSQLReader,
 	}
 	return f
 }

@@ -70,7 +70,7 @@ func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, t
 		}
 		p.key = append(p.key, i)
 	}
-	p.target = f.bind(tags, t.saved, columns, want)
+	p.target = f.bind(tags, t.saved.ID, t.rule, columns, want)
 	return p, nil
 }
 

@@ -19,7 +19,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	t := e.tables[rel.OID]
 	if t == nil {
 		e.plans[rel.OID] = nil
-		if !e.feed.uses(e.tags, rel.Schema, rel.Name) {
+		if e.absent[rel.OID] || !e.partitions && !e.feed.uses(e.tags, rel.Schema, rel.Name) {
 			return nil
 		}
 		for _, other := range e.tables {
@@ -27,10 +27,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 				return e.changed(codeReplaced, full, "the table was dropped and made again")
 			}
 		}
-		if !e.absent[rel.OID] {
-			return &appearedError{oid: rel.OID, table: full}
-		}
-		return nil
+		return &appearedError{oid: rel.OID, table: full}
 	}
 	if t.saved.Schema != rel.Schema || t.saved.Name != rel.Name {
 		return e.changed(codeRenamed, full, fmt.Sprintf("the table was %s.%s before", t.saved.Schema, t.saved.Name))

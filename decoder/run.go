@@ -52,7 +52,7 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 		}
 		s.status = newStatus(s.saved.ID)
 		a.sources = append(a.sources, s)
-		r := &runner{open: c.open, openReader: c.openReader, config: &c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k}
+		r := &runner{config: &c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k}
 		g.Go(func() error { return r.run(ctx) })
 		g.Go(func() error { return s.status.run(ctx, sidecar, c.Logger) })
 	}
@@ -74,6 +74,7 @@ type known struct {
 	copies  []millrace.Copy
 	rereads map[millrace.CopyID][]string
 	absent  map[uint32]bool // relations told that were looked up since
+	shown   map[string]bool // findings logged
 }
 
 // openSource makes the appender's side of a configured source.
@@ -83,6 +84,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		saved:   millrace.Source{Name: config.Name},
 		rereads: map[millrace.CopyID][]string{},
 		absent:  map[uint32]bool{},
+		shown:   map[string]bool{},
 	}
 	for _, s := range state.Sources {
 		if s.Name == config.Name {
@@ -112,7 +114,8 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		wide:   newWideCache(),
 		unseen: unseen{without: c.without},
 
-		finished: map[millrace.CopyID]bool{},
+		fixedPages: c.fixedPages,
+		finished:   map[millrace.CopyID]bool{},
 	}
 	if i == 0 && config.Name != "default" {
 		// Rules that name no connection mean the first source.

@@ -2,52 +2,166 @@ package decoder
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 
-	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/decoder/pgvalue"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/millrace/millrace/decoder/catalog"
+	dbsession "github.com/millrace/millrace/decoder/catalog/session"
 	"github.com/millrace/millrace/syncrules"
 )
 
-// server is a source by ordinary SQL.
-type server interface {
-	probe
-	Close()
-	Head(ctx context.Context) (millrace.LSN, error)
-	Inspect(ctx context.Context, c *SourceConfig, patterns []syncrules.TablePattern) (*inspection, error)
-	InspectSlot(ctx context.Context, name string) (*slotState, error)
-	CreateSlot(ctx context.Context, name string, waits func(string)) (millrace.LSN, string, error)
-	DropSlot(ctx context.Context, name string) error
-	TakeSlot(ctx context.Context, name string, pid uint32) error
+// messagePrefix marks our logical messages.
+const messagePrefix = "millrace"
+
+// preflight checks the source, sets up the publication and lists the tables
+// that the rules read. Tables that cannot be synced are left out and shown.
+func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catalog.Table, error) {
+	patterns := r.feed.patterns(r.source.tags)
+	match := func(schema, table string) bool { return r.feed.uses(r.source.tags, schema, table) }
+	wanted := namedTables(patterns)
+	findings, tables, err := server.Preflight(ctx, match, wanted)
+	if err != nil {
+		return nil, err
+	}
+	var missing []catalog.TableName
+	for _, t := range tables {
+		if t.Kind == 'r' && t.Persistence == 'p' && !t.Published {
+			missing = append(missing, t.TableName)
+		}
+	}
+	unpublished := slices.ContainsFunc(findings, func(f catalog.Finding) bool { return f.Code == "MR1010" })
+	others := slices.DeleteFunc(slices.Clone(findings), func(f catalog.Finding) bool { return f.Code == "MR1010" })
+	if err := catalog.Worst(others); err != nil {
+		return nil, r.finding(err)
+	}
+	if unpublished || len(missing) > 0 {
+		change, err := server.EnsurePublication(ctx, missing)
+		var denied *catalog.PublicationError
+		switch {
+		case errors.As(err, &denied) && !unpublished: // the tables concerned are left out
+		case errors.As(err, &denied):
+			return nil, &SourceError{Code: "MR1010", Source: r.source.config.Name, Text: err.Error()}
+		case err != nil:
+			return nil, err
+		}
+		if change.Created || len(change.Added) > 0 {
+			r.config.Logger.Info("publication set up on the source", "source", r.source.config.Name,
+				"publication", r.source.config.Publication, "created", change.Created, "tables", names(missing))
+		}
+		if findings, _, err = server.Preflight(ctx, match, wanted); err != nil {
+			return nil, err
+		}
+	}
+	if err := catalog.Worst(findings); err != nil {
+		return nil, r.finding(err)
+	}
+	for _, f := range findings {
+		if !r.known.shown[f.String()] {
+			r.known.shown[f.String()] = true
+			r.config.Logger.Warn(f.Message, "source", r.source.config.Name, "code", f.Code, "object", f.Object, "repair", f.Repair)
+		}
+	}
+	r.types = server.Types()
+	return server.Tables(ctx, match, r.types)
 }
 
-// chunkReader reads chunks of tables, each in a transaction of its own.
-type chunkReader interface {
-	// ReadChunk fills in the result for its chunk.
-	ReadChunk(ctx context.Context, t *millrace.SourceTable, r *chunkResult) error
-	Close()
+func names(tables []catalog.TableName) []string {
+	var list []string
+	for _, t := range tables {
+		list = append(list, t.String())
+	}
+	return list
 }
 
-// inspection is what a source looks like when a session begins.
-type inspection struct {
-	SystemID       string
-	Timeline       int32
-	Database       string
-	PublicationOID uint32
-	Tables         []foundTable
-	Types          pgvalue.Types
+// finding makes a finding the error that stops the source.
+func (r *runner) finding(err error) error {
+	var f catalog.Finding
+	if !errors.As(err, &f) {
+		return err
+	}
+	cure := f.Repair
+	if cure != "" {
+		cure = "to repair: " + cure
+	}
+	return &SourceError{Code: f.Code, Source: r.source.config.Name, Object: f.Object, Text: f.Message, Cure: cure}
 }
 
-// foundTable is a published table that the rules read.
-type foundTable struct {
-	Saved    millrace.SourceTable
-	Bounded  bool
-	Estimate int64
+// namedTables are the tables that rules name without wildcards.
+func namedTables(patterns []syncrules.TablePattern) []catalog.TableName {
+	var list []catalog.TableName
+	for _, p := range patterns {
+		if name := (catalog.TableName{Schema: p.Schema, Name: p.Name}); !p.SchemaPrefix && !p.NamePrefix && !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
-// slotState is a replication slot.
-type slotState struct {
-	Confirmed millrace.LSN
-	ActivePID uint32
-	Status    string
-	Lost      bool
+// toastSizes reads how large the TOAST relations of tables are. A table whose
+// TOAST relation is empty has no value out of line, whatever its rows' sizes.
+func toastSizes(ctx context.Context, uri string, tables []uint32) (map[uint32]int64, error) {
+	config, err := dbsession.Config(uri, dbsession.ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, dbsession.Explain(config, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	list := "{"
+	for i, oid := range tables {
+		if i > 0 {
+			list += ","
+		}
+		list += fmt.Sprint(oid)
+	}
+	result := conn.ExecParams(ctx, `SELECT oid, CASE WHEN reltoastrelid = 0 THEN 0 ELSE pg_relation_size(reltoastrelid) END
+		FROM pg_class WHERE oid = ANY($1::oid[])`, [][]byte{[]byte(list + "}")}, nil, nil, nil).Read()
+	if result.Err != nil {
+		return nil, fmt.Errorf("read sizes of TOAST relations: %w", result.Err)
+	}
+	sizes := map[uint32]int64{}
+	for _, row := range result.Rows {
+		var oid uint32
+		var size int64
+		if _, err := fmt.Sscan(string(row[0])+" "+string(row[1]), &oid, &size); err != nil {
+			return nil, fmt.Errorf("read sizes of TOAST relations: %w", err)
+		}
+		sizes[oid] = size
+	}
+	return sizes, nil
+}
+
+// probes is the source as the prober sees it.
+type probes struct {
+	*catalog.Source
+	slot string
+}
+
+// Message writes a logical message that comes back as a transaction.
+func (p probes) Message(ctx context.Context) error {
+	_, err := p.Emit(ctx, true, messagePrefix, "")
+	return err
+}
+
+// Slot describes head and slot for the status views.
+func (p probes) Slot(ctx context.Context) (slotReport, error) {
+	head, err := p.Head(ctx)
+	if err != nil {
+		return slotReport{}, err
+	}
+	report := slotReport{Head: head, Retained: -1}
+	slot, err := p.InspectSlot(ctx, p.slot)
+	if err != nil {
+		return report, err
+	}
+	if slot == nil {
+		return report, &SourceError{Code: codeSlot, Object: "slot " + p.slot, Text: "it is gone", Cure: startOver}
+	}
+	report.Retained, report.State = slot.Retained, slot.Status
+	return report, nil
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
-	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/walstream"
 )
 
@@ -33,14 +33,6 @@ type session struct {
 	idle int // workers without work
 }
 
-// chunkRead asks a worker for a chunk. The copy belongs to the appender: the
-// worker only gives it back with the result.
-type chunkRead struct {
-	copy  *copyRun
-	chunk *chunk
-	table millrace.SourceTable
-}
-
 // budgetBytes bounds the transactions between stream and appender.
 const budgetBytes = 64 << 20
 
@@ -60,7 +52,7 @@ func (s *session) weight(tx *walstream.Tx) int64 {
 
 // run works until the context ends, a connection fails or the appender gives
 // the session up.
-func (s *session) run(ctx context.Context, opened openedEvent, chunkWorker func(context.Context, *session) error) error {
+func (s *session) run(ctx context.Context, opened openedEvent, worker func(context.Context, *session) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	s.done = ctx.Done()
 	opened.session = s
@@ -70,7 +62,7 @@ func (s *session) run(ctx context.Context, opened openedEvent, chunkWorker func(
 	g.Go(func() error { return s.receive(ctx) })
 	g.Go(func() error { return s.prober.run(ctx, s) })
 	for range s.workers {
-		g.Go(func() error { return chunkWorker(ctx, s) })
+		g.Go(func() error { return worker(ctx, s) })
 	}
 	g.Go(func() error {
 		select {
@@ -133,7 +125,7 @@ func (s *session) receive(ctx context.Context) error {
 // read gives a chunk to a worker. There is room: the appender counts the idle
 // ones.
 func (s *session) read(c *copyRun, ch *chunk) {
-	s.reads <- chunkRead{copy: c, chunk: ch, table: *c.table.saved}
+	s.reads <- chunkRead{copy: c, chunk: ch, table: c.table.found}
 }
 
 // copyFailed shows that a table cannot be read at present.
@@ -173,8 +165,7 @@ type prober struct {
 
 // probe is what the prober asks for.
 type probe interface {
-	// Snapshot is pg_current_snapshot().
-	Snapshot(ctx context.Context) (string, error)
+	CurrentSnapshot(ctx context.Context) (catalog.Snapshot, error)
 	// Message writes a transactional logical message without waiting for a
 	// standby.
 	Message(ctx context.Context) error
@@ -221,15 +212,11 @@ func (p *prober) run(ctx context.Context, s *session) error {
 		every := map[pollRate]time.Duration{pollNever: time.Hour, pollSlow: slowPoll, pollFast: fastPoll}[pollRate(p.rate.Load())]
 		if now.Sub(asked) >= every {
 			asked = now
-			text, err := p.source.Snapshot(ctx)
+			snap, err := p.source.CurrentSnapshot(ctx)
 			if err != nil {
 				return err
 			}
-			snap, err := parseSnapshot(text)
-			if err != nil {
-				return err
-			}
-			if err := s.post(ctx, snapshotEvent{s, snap}); err != nil {
+			if err := s.post(ctx, snapshotEvent{s, &snap}); err != nil {
 				return err
 			}
 		}
@@ -250,16 +237,15 @@ func (p *prober) run(ctx context.Context, s *session) error {
 // runner keeps a source connected: one session after the other until the term
 // ends.
 type runner struct {
-	open       func(context.Context, *SourceConfig) (server, error)
-	openReader func(context.Context, *SourceConfig) (chunkReader, error)
-	config     *Config
-	source     *source
-	writer     *writer
-	events     chan<- event
-	feed       *feed
-	status     *status
-	known      *known
-	attempts   int
+	config   *Config
+	source   *source
+	writer   *writer
+	events   chan<- event
+	feed     *feed
+	status   *status
+	known    *known
+	attempts int
+	types    *catalog.Types
 }
 
 func (r *runner) run(ctx context.Context) error {
@@ -284,38 +270,6 @@ func (r *runner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(wait):
-		}
-	}
-}
-
-// readChunks is a worker: it reads what the appender asks for. A chunk that
-// cannot be read is given back with the error; the worker connects again.
-func (r *runner) readChunks(ctx context.Context, s *session) error {
-	var reader chunkReader
-	defer func() {
-		if reader != nil {
-			reader.Close()
-		}
-	}()
-	for {
-		var read chunkRead
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case read = <-s.reads:
-		}
-		result := &chunkResult{chunk: read.chunk}
-		if reader == nil {
-			reader, result.err = r.openReader(ctx, r.source.config)
-		}
-		if result.err == nil {
-			if result.err = reader.ReadChunk(ctx, &read.table, result); result.err != nil {
-				reader.Close()
-				reader = nil
-			}
-		}
-		if err := s.post(ctx, chunkEvent{s, read.copy, result}); err != nil {
-			return err
 		}
 	}
 }

@@ -30,7 +30,8 @@ type source struct {
 	wide    *wideCache
 	status  *status
 	// finished has the copies that were done in this term.
-	finished map[millrace.CopyID]bool
+	finished   map[millrace.CopyID]bool
+	fixedPages bool // chunks do not adapt
 	// reached is durable, for the source's runner.
 	reached atomic.Uint64
 	unseen  unseen

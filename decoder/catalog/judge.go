@@ -25,12 +25,12 @@ func (t *Table) judge(r *tableRow, publication string) []Finding {
 	// The stream shows every published row to a replication role, but a copy
 	// needs rights of its own: without them the table would get its new rows
 	// and never its old ones (P8).
-	role := "current_user"
+	role := session.Ident(r.role)
 	switch {
 	case !r.schemaUsage:
 		add("MR1015", FatalTable, "the role may not use the schema", fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", session.Ident(t.Schema), role))
-	case len(r.hiddenColumns) > 0:
-		add("MR1015", FatalTable, "the role may not read "+columnList(r.hiddenColumns, len(t.Columns)),
+	case len(r.unreadable) > 0:
+		add("MR1015", FatalTable, "the role may not read "+columnList(r.unreadable, len(t.Columns)),
 			fmt.Sprintf("GRANT SELECT ON %s TO %s;", t.SQL(), role))
 	}
 	if r.hidden {

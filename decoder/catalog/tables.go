@@ -164,7 +164,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
        coalesce(rn.nspname::text, ''), coalesce(r.relname::text, ''),
        coalesce(am.amname = 'heap', false), coalesce(pg_relation_filenode(c.oid), 0::oid), c.reltuples::float8,
        p.relation IS NOT NULL, p.attnames, coalesce(p.rowfilter, ''),
-       has_schema_privilege(n.oid, 'USAGE'),
+       me.rolname::text, has_schema_privilege(n.oid, 'USAGE'),
        c.relrowsecurity AND NOT (me.rolsuper OR me.rolbypassrls OR pg_has_role(c.relowner, 'USAGE') AND NOT c.relforcerowsecurity),
        coalesce(k.keys, '{}'), coalesce(k.deferrable, false),
        a.names, a.types, a.type_names, a.storage, a.generated, a.numbers, a.readable
@@ -194,25 +194,30 @@ ORDER BY n.nspname, c.relname`
 
 // The relations of the publication; from 15 on with columns and row filter.
 const (
-	published14 = `SELECT (quote_ident(schemaname) || '.' || quote_ident(tablename))::regclass::oid AS relation,
-		NULL::text[] AS attnames, NULL::text AS rowfilter FROM pg_publication_tables WHERE pubname = $2`
-	published15 = `SELECT (quote_ident(schemaname) || '.' || quote_ident(tablename))::regclass::oid AS relation,
-		attnames::text[] AS attnames, rowfilter FROM pg_publication_tables WHERE pubname = $2`
+	published14 = `SELECT pc.oid AS relation, NULL::text[] AS attnames, NULL::text AS rowfilter` + publishedFrom
+	published15 = `SELECT pc.oid AS relation, pt.attnames::text[] AS attnames, pt.rowfilter` + publishedFrom
+
+	publishedFrom = ` FROM pg_publication_tables pt JOIN pg_namespace pn ON pn.nspname = pt.schemaname
+		JOIN pg_class pc ON pc.relnamespace = pn.oid AND pc.relname = pt.tablename WHERE pt.pubname = $2`
 )
 
 // tableRow is what describeSQL gives beside the Table itself.
 type tableRow struct {
-	kind, persistence, identity   string
-	attnames                      []string
-	schemaUsage, hidden           bool
-	keys                          []int32
-	deferrable                    bool
-	names, typeNames              []string
-	types                         []uint32
-	storage, generated            []string
-	numbers                       []int32
-	readable                      []bool
-	publishedNames, hiddenColumns []string
+	kind, persistence, identity string
+	attnames                    []string // nil before 15
+	role                        string
+	schemaUsage, hidden         bool // hidden: row security applies to the role
+	keys                        []int32
+	deferrable                  bool
+
+	// Of each column.
+	names, typeNames   []string
+	types              []uint32
+	storage, generated []string
+	numbers            []int32
+	readable           []bool
+
+	unreadable []string // published columns without SELECT
 }
 
 func (s *Source) describe(ctx context.Context, oids []uint32) ([]Table, error) {
@@ -238,13 +243,13 @@ func (s *Source) describe(ctx context.Context, oids []uint32) ([]Table, error) {
 		)
 		err := row.Scan(&t.OID, &t.Schema, &t.Name, &r.kind, &r.persistence, &r.identity,
 			&t.Root.Schema, &t.Root.Name, &t.Heap, &t.Filenode, &t.Rows,
-			&t.Published, &r.attnames, &t.Filter, &r.schemaUsage, &r.hidden, &r.keys, &r.deferrable,
+			&t.Published, &r.attnames, &t.Filter, &r.role, &r.schemaUsage, &r.hidden, &r.keys, &r.deferrable,
 			&r.names, &r.types, &r.typeNames, &r.storage, &r.generated, &r.numbers, &r.readable)
 		if err != nil {
 			return t, err
 		}
 		t.Kind, t.Persistence = first(r.kind), first(r.persistence)
-		t.columns(&r)
+		t.columns(&r, version >= generatedSince)
 		t.identify(&r)
 		t.Findings = t.judge(&r, s.config.Publication)
 		return t, nil
@@ -257,17 +262,20 @@ func (s *Source) version(ctx context.Context) (int, error) {
 	return version, err
 }
 
-// columns picks the published columns (P24): those the publication names, and
-// generated ones only if it does.
-func (t *Table) columns(r *tableRow) {
+// generatedSince is the first version that can publish generated columns. Those
+// before list them among a publication's columns and never send them.
+const generatedSince = 180000
+
+// columns picks the published columns (P24).
+func (t *Table) columns(r *tableRow, generated bool) {
 	t.AllColumns = true
 	for i, name := range r.names {
-		published := r.generated[i] == ""
+		computed := r.generated[i] != ""
+		published := !computed
 		if r.attnames != nil {
-			published = slices.Contains(r.attnames, name)
-			if !published && r.generated[i] == "" {
-				t.ColumnList = true
-			}
+			listed := slices.Contains(r.attnames, name)
+			published = listed && (!computed || generated)
+			t.ColumnList = t.ColumnList || !listed && !computed
 		}
 		if !published {
 			t.AllColumns = false
@@ -275,7 +283,7 @@ func (t *Table) columns(r *tableRow) {
 			continue
 		}
 		if !r.readable[i] {
-			r.hiddenColumns = append(r.hiddenColumns, name)
+			r.unreadable = append(r.unreadable, name)
 		}
 		t.Columns = append(t.Columns, Column{
 			Name: name, TypeOID: r.types[i], TypeName: r.typeNames[i], Storage: first(r.storage[i]),

@@ -1,0 +1,124 @@
+package decoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/decoder/pgoutput"
+	"github.com/millrace/millrace/decoder/pgvalue"
+)
+
+// chunkRead asks a worker for a chunk. The copy belongs to the appender: the
+// worker only gives it back with the result.
+type chunkRead struct {
+	copy  *copyRun
+	chunk *chunk
+	table *catalog.Table // as the session found it; not changed by anyone
+}
+
+// chunkRows holds the rows of a chunk in text form.
+type chunkRows struct {
+	columns int
+	text    []byte
+	ends    []int // where each value ends in text; -1 before a null's
+	bytes   int64
+}
+
+// add keeps a row, whose bytes are not the chunk's.
+func (r *chunkRows) add(t *pgoutput.Tuple) error {
+	for i := range t.Len() {
+		switch t.Kind(i) {
+		case pgoutput.Null:
+			r.ends = append(r.ends, -1)
+		case pgoutput.Text:
+			r.text = append(r.text, t.Bytes(i)...)
+			r.ends = append(r.ends, len(r.text))
+		default:
+			return errors.New("a copied row came in another format than text")
+		}
+	}
+	return nil
+}
+
+// each calls f with the cells of every row; they are valid during the call.
+func (r *chunkRows) each(f func(cells []cell) error) error {
+	if r.columns == 0 {
+		return nil
+	}
+	cells := make([]cell, r.columns)
+	start := 0
+	for row := range slices.Chunk(r.ends, r.columns) {
+		for i, end := range row {
+			cells[i] = cell{known: true, null: end < 0}
+			if end >= 0 {
+				cells[i].text = r.text[start:end:end]
+				start = end
+			}
+		}
+		if err := f(cells); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chunkReader reads chunks: *catalog.Reader.
+type chunkReader interface {
+	ReadChunk(ctx context.Context, req *catalog.ChunkRequest, row func(*pgoutput.Tuple) error) (catalog.Chunk, error)
+	Close()
+}
+
+// readChunks is a worker: it reads what the appender asks for. A chunk that
+// cannot be read is given back with the error.
+func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader) error {
+	defer reader.Close()
+	for {
+		var read chunkRead
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case read = <-s.reads:
+		}
+		result := &chunkResult{chunk: read.chunk}
+		for _, c := range read.table.Columns {
+			result.columns = append(result.columns, planColumn{name: c.Name, typeOID: c.TypeOID})
+		}
+		result.rows.columns = len(result.columns)
+		req, err := chunkRequest(read.table, read.chunk)
+		if err == nil {
+			result.Chunk, err = reader.ReadChunk(ctx, req, result.rows.add)
+		}
+		if err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		result.err = err
+		if err := s.post(ctx, chunkEvent{s, read.copy, result}); err != nil {
+			return err
+		}
+	}
+}
+
+func chunkRequest(t *catalog.Table, ch *chunk) (*catalog.ChunkRequest, error) {
+	req := &catalog.ChunkRequest{Table: t.OID, Name: t.TableName, Filter: t.Filter, FromPage: ch.from, ToPage: ch.to}
+	for _, c := range t.Columns {
+		req.Columns = append(req.Columns, c.Name)
+	}
+	if ch.keys == nil {
+		return req, nil
+	}
+	for _, i := range t.Key {
+		req.KeyColumns = append(req.KeyColumns, t.Columns[i].Name)
+		req.KeyTypes = append(req.KeyTypes, t.Columns[i].TypeName)
+	}
+	for _, key := range ch.keys {
+		texts, err := pgvalue.SplitKey(key, len(t.Key))
+		if err != nil {
+			return nil, fmt.Errorf("read rows of %s again: %w", t.TableName, err)
+		}
+		req.Keys = append(req.Keys, texts)
+	}
+	return req, nil
+}
