@@ -112,7 +112,7 @@ func (r *remoteSet) refetch(ctx context.Context, now time.Time) ([]key, error) {
 	if r.running == nil {
 		if now.Sub(r.tried) < r.pause {
 			defer r.mu.Unlock()
-			return r.set, r.err
+			return nil, r.err // the set was tried already
 		}
 		r.pause = min(2*r.pause, missPauseMax)
 		r.start(now)
@@ -162,7 +162,10 @@ func (r *remoteSet) wait(ctx context.Context) ([]key, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.set, r.err
+	if r.err != nil {
+		return nil, r.err
+	}
+	return r.set, nil
 }
 
 func fetch(ctx context.Context, client *http.Client, url string) ([]key, error) {
