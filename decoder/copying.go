@@ -105,6 +105,7 @@ func (s *source) advanceCopies(ctx context.Context, a *appender) error {
 	}
 	s.finishCopies(a)
 	now := time.Now()
+	s.describe(now)
 	behind := false
 	for _, c := range s.copies {
 		for s.session.idle > 0 && len(c.machine.outstanding) < chunksAhead*s.session.workers && now.After(c.retry) {

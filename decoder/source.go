@@ -32,6 +32,7 @@ type source struct {
 	// finished has the copies that were done in this term.
 	finished   map[millrace.CopyID]bool
 	fixedPages bool // chunks do not adapt
+	described  time.Time
 	// reached is durable, for the source's runner.
 	reached atomic.Uint64
 	unseen  unseen
@@ -47,10 +48,34 @@ type source struct {
 
 // confirm tells the source what may be told: durable and visible (I4).
 func (s *source) confirm() {
-	if s.session != nil && s.session.stream != nil {
-		s.session.stream.Confirm(s.unseen.confirmable(s.durable))
+	if s.session == nil {
+		return
 	}
+	upto := s.unseen.confirmable(s.durable)
+	s.session.stream.Confirm(upto)
+	s.status.progress(s.durable, upto)
 }
+
+// describe shows what the copies are at.
+func (s *source) describe(now time.Time) {
+	if s.session == nil || now.Sub(s.described) < describeEvery {
+		return
+	}
+	s.described = now
+	var list []string
+	for _, c := range s.copies {
+		list = append(list, c.describe())
+	}
+	if n := len(list); n > maxDescribed {
+		list = append(list[:maxDescribed], fmt.Sprintf("and %d more tables", n-maxDescribed))
+	}
+	s.status.copying(strings.Join(list, "; "))
+}
+
+const (
+	describeEvery = time.Second
+	maxDescribed  = 5
+)
 
 // txEvent is a transaction of a source's stream.
 type txEvent struct {

@@ -3,6 +3,7 @@ package decoder
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -311,8 +312,8 @@ func TestTraceBNewDefinition(t *testing.T) {
 			tr.copied(2)
 		} else {
 			pgtest.Eventually(tr.t, patience, func() error {
-				if w := tr.sidecar.ReportOf(1).WaitingFor; w == "" {
-					return fmt.Errorf("the status names nothing that is waited for")
+				if w := tr.sidecar.ReportOf(1).WaitingFor; !strings.Contains(w, "waits until transaction") {
+					return fmt.Errorf("the status shows %q", w)
 				}
 				return nil
 			})
