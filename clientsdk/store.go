@@ -198,21 +198,27 @@ func (s *store) close() error {
 type txn struct {
 	s   *store
 	ctx context.Context
+	// broken: a statement of the app was interrupted, upon which SQLite rolls
+	// the whole transaction back.
+	broken error
 }
 
 // write runs fn in a transaction of its own: all of it is committed, or none.
 // durable survives a power cut; otherwise only a crash of the process.
-func (s *store) write(ctx context.Context, durable bool, fn func(*txn) error) (err error) {
+func (s *store) write(ctx context.Context, durable bool, fn func(*txn) error) error {
 	select {
 	case <-s.writing:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	defer func() { s.writing <- struct{}{} }()
-	if err := s.setDurable(ctx, durable); err != nil {
+	// The frame of the transaction is not to be interrupted: a BEGIN or COMMIT
+	// reported as cancelled may have happened.
+	frame := context.WithoutCancel(ctx)
+	if err := s.setDurable(frame, durable); err != nil {
 		return err
 	}
-	if _, err := s.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+	if _, err := s.conn.ExecContext(frame, `BEGIN IMMEDIATE`); err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	t := &txn{s: s, ctx: ctx}
@@ -222,18 +228,20 @@ func (s *store) write(ctx context.Context, durable bool, fn func(*txn) error) (e
 			return
 		}
 		s.buckets = nil // whatever was cached may be ahead of the tables
-		if _, e := s.conn.ExecContext(context.WithoutCancel(ctx), `ROLLBACK`); e != nil && err != nil {
-			err = fmt.Errorf("%w (and rolling back: %v)", err, e)
-		}
+		// It fails if SQLite has rolled back by itself, which is as good.
+		s.conn.ExecContext(frame, `ROLLBACK`) //nolint:errcheck // see above
 	}()
 	if err := fn(t); err != nil {
 		return err
+	}
+	if t.broken != nil {
+		return t.broken
 	}
 	types, err := t.takeChanges()
 	if err != nil {
 		return err
 	}
-	if _, err := s.conn.ExecContext(ctx, `COMMIT`); err != nil {
+	if _, err := s.conn.ExecContext(frame, `COMMIT`); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	committed = true

@@ -44,17 +44,28 @@ func (db *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row 
 // Execute runs one statement. For statements on tables of the schema the
 // result's RowsAffected is 0: they are views.
 func (tx *Tx) Execute(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.t.s.conn.ExecContext(ctx, query, args...)
+	if tx.t.broken != nil {
+		return nil, tx.t.broken
+	}
+	res, err := tx.t.s.conn.ExecContext(ctx, query, args...)
+	if err != nil && ctx.Err() != nil {
+		tx.t.broken = fmt.Errorf("the transaction was interrupted: %w", ctx.Err())
+	}
+	return res, err
 }
 
-// Query reads inside the transaction. Close the rows before the next statement.
+// Query reads inside the transaction; ctx does not interrupt it. Close the rows
+// before the next statement.
 func (tx *Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return tx.t.s.conn.QueryContext(ctx, query, args...)
+	if tx.t.broken != nil {
+		return nil, tx.t.broken
+	}
+	return tx.t.s.conn.QueryContext(context.WithoutCancel(ctx), query, args...)
 }
 
 // QueryRow is Query for at most one row.
 func (tx *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
-	return tx.t.s.conn.QueryRowContext(ctx, query, args...)
+	return tx.t.s.conn.QueryRowContext(context.WithoutCancel(ctx), query, args...)
 }
 
 // local runs a local write transaction.
