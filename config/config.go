@@ -96,6 +96,10 @@ type Decoder struct {
 	// BatchMaxBytes is the memory for one source transaction; a larger one
 	// goes through a spool file. Defaults to 8MiB.
 	BatchMaxBytes Bytes `yaml:"batch_max_bytes"`
+	// SpoolDir is the folder of spool files, for this sidecar alone. A relative
+	// path is relative to the configuration file. Defaults to one in the
+	// system's temporary folder.
+	SpoolDir string `yaml:"spool_dir"`
 	// SpoolMax is the largest source transaction; beyond it the source stops.
 	// Defaults to 20GiB.
 	SpoolMax Bytes `yaml:"spool_max"`
@@ -196,8 +200,10 @@ func (c *Config) derive(file string) {
 			s.Publication = "millrace"
 		}
 	}
-	if file != "" && c.Rules != "" && !filepath.IsAbs(c.Rules) {
-		c.Rules = filepath.Join(filepath.Dir(file), c.Rules)
+	for _, path := range []*string{&c.Rules, &c.Decoder.SpoolDir} {
+		if file != "" && *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(filepath.Dir(file), *path)
+		}
 	}
 	if len(c.WriteCheckpointSources) == 0 {
 		for _, s := range c.Sources {

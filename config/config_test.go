@@ -67,7 +67,7 @@ auth:
   audience: [x, y]
   issuer: me
   max_token_lifetime: 1d12h
-decoder: { batch_max_bytes: 64KiB, spool_max: 1TiB, snapshot_workers: 3, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
+decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_workers: 3, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
 compaction: { interval: 2m, horizon: 0s }
 history: { keep: 1d }
 telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json }
@@ -90,7 +90,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 			},
 			Audience: []string{"x", "y"}, Issuer: "me", MaxTokenLifetime: 36 * time.Hour,
 		},
-		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
+		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolDir: "/etc/spool", SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
 		Compaction: Compaction{Interval: 2 * time.Minute},
 		History:    History{Keep: 24 * time.Hour},
 		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json"},

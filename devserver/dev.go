@@ -16,15 +16,18 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/demo"
+	"github.com/millrace/millrace/demo/backend"
 	"github.com/millrace/millrace/internal/pgserver"
 )
 
@@ -46,8 +49,8 @@ type Options struct {
 	// Run closes it in any case.
 	Listener net.Listener
 	// Serve migrates the sidecar, then syncs source and sidecar until the
-	// context ends.
-	Serve func(ctx context.Context, cfg *config.Config, l net.Listener, log *slog.Logger) error
+	// context ends. Its HTTP server also serves the demo's backend.
+	Serve func(ctx context.Context, cfg *config.Config, l net.Listener, backend Backend, log *slog.Logger) error
 	// Check judges the text of the rules before anything is started.
 	Check func(file string, src []byte) error
 	// Fetch gets PostgreSQL's programs into a folder when the machine has
@@ -61,6 +64,16 @@ type Options struct {
 	// Started is when the program was, for the time it took. Defaults to now.
 	Started time.Time
 }
+
+// Backend is an app's own backend, which takes the writes of its clients. A
+// zero Backend is none.
+type Backend struct {
+	Path    string // for example "/demo/upload"
+	Handler http.Handler
+}
+
+// uploadPath is where the demo's backend takes writes.
+const uploadPath = "/demo/upload"
 
 // Run runs the development servers until the context ends, which is no error.
 func Run(ctx context.Context, opts Options) error {
@@ -140,6 +153,7 @@ type dev struct {
 
 	source, sidecar *pgserver.Server
 	psql            string
+	key             Key
 	tokens          map[string]string
 	cfg             *config.Config
 }
@@ -163,17 +177,30 @@ func (d *dev) work(ctx context.Context) error {
 	if err := d.show.step("Preparing the databases", func() error { return d.prepare(ctx) }); err != nil {
 		return err
 	}
+	pool, err := pgxpool.New(ctx, d.source.URI(sourceDatabase))
+	if err != nil {
+		return fmt.Errorf("connect the demo's backend to the source: %w", err)
+	}
+	defer pool.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer cancel()
-		return d.Serve(ctx, d.cfg, d.Listener, d.log)
+		return d.Serve(ctx, d.cfg, d.Listener, d.backend(pool), d.log)
 	})
 	group.Go(func() error { return d.watch(ctx, "source", d.source) })
 	group.Go(func() error { return d.watch(ctx, "sidecar", d.sidecar) })
 	group.Go(func() error { return d.announce(ctx) })
 	return group.Wait()
+}
+
+// backend is the demo's, none with a schema of one's own.
+func (d *dev) backend(pool *pgxpool.Pool) Backend {
+	if d.SchemaFile != "" {
+		return Backend{}
+	}
+	return Backend{Path: uploadPath, Handler: backend.New(backend.Config{Pool: pool, Verify: d.key.Verify, Logger: d.log})}
 }
 
 // watch ends the whole if a server ends by itself.
@@ -203,13 +230,12 @@ func (d *dev) prepare(ctx context.Context) error {
 	if _, err := createDatabase(ctx, d.sidecar, sidecarDatabase, nil); err != nil {
 		return err
 	}
-	key, err := LoadKey(d.home.dir)
-	if err != nil {
+	if d.key, err = LoadKey(d.home.dir); err != nil {
 		return err
 	}
 	d.tokens = make(map[string]string, len(demoUsers))
 	for _, user := range demoUsers {
-		if d.tokens[user], err = key.Sign(user, nil, tokenLifetime, time.Now()); err != nil {
+		if d.tokens[user], err = d.key.Sign(user, nil, tokenLifetime, time.Now()); err != nil {
 			return err
 		}
 	}
@@ -219,12 +245,12 @@ func (d *dev) prepare(ctx context.Context) error {
 			return fmt.Errorf("write the demo's rules: %w", err)
 		}
 	}
-	d.cfg, err = d.configure(key)
+	d.cfg, err = d.configure()
 	return err
 }
 
 // configure is the millrace.yaml of the development servers.
-func (d *dev) configure(key Key) (*config.Config, error) {
+func (d *dev) configure() (*config.Config, error) {
 	cfg := config.Default()
 	cfg.Sources = []config.Source{{
 		Name: "main", URI: config.URI(d.source.URI(sourceDatabase)),
@@ -232,10 +258,11 @@ func (d *dev) configure(key Key) (*config.Config, error) {
 	}}
 	cfg.Sidecar.URI = config.URI(d.sidecar.URI(sidecarDatabase))
 	cfg.Rules = d.rules
+	cfg.Decoder.SpoolDir = d.home.path(spoolName)
 	cfg.WriteCheckpointSources = []string{"main"}
 	cfg.Relay.Listen = d.Listener.Addr().String()
 	cfg.Auth.Audience = []string{audience}
-	jwk, err := key.JWK()
+	jwk, err := d.key.JWK()
 	if err != nil {
 		return nil, err
 	}
@@ -255,13 +282,17 @@ func (d *dev) announce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.home.writeDevFile(DevFile{
+	file := DevFile{
 		URL:        d.url(),
 		SourceURI:  d.source.URI(sourceDatabase),
 		SidecarURI: d.sidecar.URI(sidecarDatabase),
 		Tokens:     d.tokens,
 		PID:        os.Getpid(),
-	}); err != nil {
+	}
+	if d.SchemaFile == "" {
+		file.UploadURL = d.url() + uploadPath
+	}
+	if err := d.home.writeDevFile(file); err != nil {
 		return err
 	}
 	_, err = io.WriteString(d.Out, d.banner(first))

@@ -223,6 +223,34 @@ func TestKeyStaysAndSigns(t *testing.T) {
 	if token.Header["kid"] != "dev" || token.Claims.(jwt.MapClaims)["role"] != "admin" {
 		t.Errorf("token %v", token)
 	}
+	text, err = key.Sign("alice", nil, time.Hour, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sub, err := key.Verify(text); err != nil || sub != "alice" {
+		t.Errorf("verified %q (%v)", sub, err)
+	}
+	other := Key{Secret: bytes.Repeat([]byte("x"), 32), Audience: "elsewhere"}
+	for name, bad := range map[string]func() (string, error){
+		"expired":     func() (string, error) { return key.Sign("alice", nil, -time.Hour, time.Now()) },
+		"another key": func() (string, error) { return other.Sign("alice", nil, time.Hour, time.Now()) },
+		"no user":     func() (string, error) { return key.Sign("", nil, time.Hour, time.Now()) },
+		"not a token": func() (string, error) { return "x.y.z", nil },
+		"not signed": func() (string, error) {
+			return jwt.New(jwt.SigningMethodNone).SignedString(jwt.UnsafeAllowNoneSignatureType)
+		},
+		"another aud": func() (string, error) {
+			return Key{Secret: key.Secret, Audience: "elsewhere"}.Sign("alice", nil, time.Hour, time.Now())
+		},
+	} {
+		text, err := bad()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sub, err := key.Verify(text); err == nil {
+			t.Errorf("%s: accepted for %q", name, sub)
+		}
+	}
 	jwk, err := key.JWK()
 	if err != nil || !strings.Contains(string(jwk), `"kty":"oct"`) {
 		t.Errorf("JWK %s (%v)", jwk, err)

@@ -26,6 +26,7 @@ import (
 //	sync.yaml         the demo's rules
 //	dev.json          for scripts, while it runs
 //	millrace.log      the log
+//	spool             large source transactions, while they are read
 type home struct {
 	dir  string // absolute
 	base string // folder of the clusters
@@ -40,6 +41,7 @@ const (
 	schemaFile   = "schema"
 	devFile      = "dev.json"
 	logFile      = "millrace.log"
+	spoolName    = "spool"
 )
 
 // rootBase is where a root process puts clusters when the folder is closed to
@@ -168,6 +170,9 @@ func (h *home) wipe(ctx context.Context) error {
 			return fmt.Errorf("start over: %w", err)
 		}
 	}
+	if err := os.RemoveAll(h.path(spoolName)); err != nil {
+		return fmt.Errorf("start over: %w", err)
+	}
 	return nil
 }
 
@@ -205,7 +210,7 @@ type DevFile struct {
 	ConsoleURL string            `json:"console_url"` // empty: this build has no console
 	SourceURI  string            `json:"source_uri"`
 	SidecarURI string            `json:"sidecar_uri"`
-	UploadURL  string            `json:"upload_url"` // empty: this build has no demo backend
+	UploadURL  string            `json:"upload_url"` // empty with a schema of one's own
 	Tokens     map[string]string `json:"tokens"`
 	PID        int               `json:"pid"`
 }

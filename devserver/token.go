@@ -83,3 +83,25 @@ func (k Key) Sign(sub string, claims map[string]any, lifetime time.Duration, now
 	}
 	return signed, nil
 }
+
+// Verify checks a token that Sign made and gives its user.
+func (k Key) Verify(token string) (sub string, err error) {
+	options := []jwt.ParserOption{
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithAudience(k.Audience),
+		jwt.WithExpirationRequired(),
+	}
+	if k.Issuer != "" {
+		options = append(options, jwt.WithIssuer(k.Issuer))
+	}
+	parsed, err := jwt.Parse(token, func(*jwt.Token) (any, error) { return k.Secret, nil }, options...)
+	if err != nil {
+		return "", fmt.Errorf("token refused: %w", err)
+	}
+	if sub, err = parsed.Claims.GetSubject(); err != nil {
+		return "", fmt.Errorf("token refused: %w", err)
+	} else if sub == "" {
+		return "", errors.New("token refused: it names no user (claim sub)")
+	}
+	return sub, nil
+}

@@ -401,6 +401,31 @@ func checkHTTP(t *testing.T, f devserver.DevFile) {
 			t.Errorf("%s: %d %s", probe, code, body)
 		}
 	}
+	upload := func(token, todo string) int {
+		t.Helper()
+		body := `{"transactions": [{"id": "1", "ops": [{"op": "PUT", "type": "todos", "id": "` + todo + `", "data": {"list_id": "00000000-0000-4000-a000-000000000001", "title": "uploaded"}}]}]}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.UploadURL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("Content-Type", "application/json")
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		return res.StatusCode
+	}
+	const uploaded = "22222222-2222-4222-8222-222222222222"
+	if code := upload("nonsense", uploaded); code != http.StatusUnauthorized {
+		t.Errorf("upload with a bad token: %d", code)
+	}
+	if code := upload(f.Tokens["alice"], uploaded); code != http.StatusOK {
+		t.Errorf("upload: %d", code)
+	} else {
+		arrives(t, f, uploaded)
+	}
 	if code, body := get("/sync/stream"); code != http.StatusNotFound || !json.Valid([]byte(body)) || !strings.Contains(body, "no relay yet") {
 		t.Errorf("/sync/stream: %d %s", code, body)
 	}

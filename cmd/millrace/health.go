@@ -43,7 +43,7 @@ func (h *health) answer() (probeAnswer, bool) {
 
 // newMux serves probes, the start page, and a plain answer for the rest. page
 // is what the start page says; it must hold no secrets.
-func newMux(h *health, page startPage) http.Handler {
+func newMux(h *health, page startPage) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /probes/liveness", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, probeAnswer{Status: "alive"})

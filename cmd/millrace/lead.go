@@ -92,10 +92,15 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 	if err != nil {
 		return decoder.Config{}, usage(fmt.Errorf("read the rules: %w; the key rules says where they are", err))
 	}
+	spool, err := spoolDir(cfg)
+	if err != nil {
+		return decoder.Config{}, err
+	}
 	d := decoder.Config{
 		RulesFile:       cfg.Rules,
 		Rules:           string(rules),
 		BatchMaxBytes:   int64(cfg.Decoder.BatchMaxBytes),
+		SpoolDir:        spool,
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		Heartbeat:       cfg.Decoder.Heartbeat,

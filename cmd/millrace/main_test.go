@@ -143,6 +143,10 @@ func TestValidateAgainstSource(t *testing.T) {
 	if code != exitOK || !strings.Contains(out, "sync.yaml:4:23: warning: the source has no table public.todos") || !strings.Contains(out, "        ^^^^^\n") {
 		t.Errorf("without the table: %d\n%s", code, out)
 	}
+	execSQL(t, uri, "CREATE TABLE todo (id text PRIMARY KEY)")
+	if out, _, code := run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "hint: did you mean") {
+		t.Errorf("with a table of a similar name: %d\n%s", code, out)
+	}
 	execSQL(t, uri, "CREATE TABLE todos (id text PRIMARY KEY)")
 	if out, _, code = run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "no warnings") {
 		t.Errorf("with the table: %d\n%s", code, out)
@@ -275,6 +279,46 @@ func TestWithoutPassword(t *testing.T) {
 		if got := withoutPassword(in); got != want {
 			t.Errorf("withoutPassword(%q) = %q, want %q", string(in), got, want)
 		}
+	}
+}
+
+func TestSpoolDir(t *testing.T) {
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	a := &config.Config{Sidecar: config.Sidecar{URI: "postgres://u@h/a"}}
+	b := &config.Config{Sidecar: config.Sidecar{URI: "postgres://u@h/b"}}
+	dirA, err := spoolDir(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := spoolDir(a); err != nil || again != dirA {
+		t.Errorf("the same sidecar: %s (%v), want %s", again, err, dirA)
+	}
+	if dirB, err := spoolDir(b); err != nil || dirB == dirA {
+		t.Errorf("two sidecars share %s (%v)", dirB, err)
+	}
+	mine := filepath.Dir(dirA)
+	if fi, err := os.Stat(mine); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v (%v)", fi.Mode(), err)
+	}
+	if err := os.Chmod(mine, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spoolDir(a); err == nil || !strings.Contains(err.Error(), "decoder.spool_dir") {
+		t.Errorf("a folder open to all: %v", err)
+	}
+	if err := os.Remove(mine); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(t.TempDir(), mine); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spoolDir(a); err == nil {
+		t.Error("a link to somewhere else is taken")
+	}
+	a.Decoder.SpoolDir = "/somewhere"
+	if dir, err := spoolDir(a); err != nil || dir != "/somewhere" {
+		t.Errorf("configured: %s (%v)", dir, err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/migrations"
 )
 
@@ -93,7 +94,7 @@ says where.`,
 			for _, w := range cfg.Warnings {
 				log.Warn(w)
 			}
-			return serve(ctx, cfg, listener, r, log)
+			return serve(ctx, cfg, listener, r, devserver.Backend{}, log)
 		},
 	}
 	f := cmd.Flags()
@@ -105,8 +106,8 @@ says where.`,
 }
 
 // serve runs the decoder and, if there is a listener, the HTTP server, until
-// ctx ends or one of them cannot go on.
-func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, log *slog.Logger) error {
+// ctx ends or one of them cannot go on. backend is the demo's, in development.
+func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, backend devserver.Backend, log *slog.Logger) error {
 	h := newHealth()
 	group, ctx := errgroup.WithContext(ctx)
 	if l != nil {
@@ -114,7 +115,11 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, log 
 		for _, s := range cfg.Sources {
 			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
 		}
-		group.Go(func() error { return serveHTTP(ctx, l, newMux(h, page), log) })
+		mux := newMux(h, page)
+		if backend.Handler != nil {
+			mux.Handle(backend.Path, backend.Handler)
+		}
+		group.Go(func() error { return serveHTTP(ctx, l, mux, log) })
 		log.Info("listening", "address", l.Addr().String(), "role", string(r))
 	}
 	group.Go(func() error { return lead(ctx, cfg, h, log) })

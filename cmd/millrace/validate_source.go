@@ -13,52 +13,47 @@ import (
 // has asked for one here.
 const notPublished = "MR1014"
 
-// checkAgainstSource warns of tables that the rules name and the database
-// lacks, and of those that cannot be followed.
+// checkAgainstSource warns of tables and columns that the rules name and the
+// database lacks, and of tables that cannot be followed.
 func checkAgainstSource(ctx context.Context, uri, file string, src []byte, rules *syncrules.Rules) (syncrules.Diagnostics, error) {
 	source, err := catalog.Connect(ctx, catalog.Config{URI: uri})
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	patterns := rules.Tables()
-	tables, err := source.Tables(ctx, func(schema, name string) bool {
-		for _, p := range patterns {
-			if p.Matches(p.Tag, schema, name) {
-				return true
-			}
-		}
-		return false
-	}, nil)
+	// All tables, not only those the rules match: a similar name makes a hint.
+	tables, err := source.Tables(ctx, func(string, string) bool { return true }, nil)
 	if err != nil {
 		return nil, fmt.Errorf("look at the source's tables: %w", err)
 	}
-	var found syncrules.Diagnostics
-	for _, p := range patterns {
-		warn := func(message, hint string) {
-			start := offsetOf(src, p.Line, p.Column)
-			found = append(found, syncrules.Diagnostic{
-				Severity: syncrules.Warning, File: file,
-				Start: start, End: start + len(p.Name),
-				Line: p.Line, Column: p.Column, EndLine: p.Line, EndColumn: p.Column + utf8.RuneCountInString(p.Name),
-				Message: message, Hint: hint,
-			})
+	var known []syncrules.Table
+	for _, t := range tables {
+		st := syncrules.Table{Schema: t.Schema, Name: t.Name}
+		for _, c := range t.Columns {
+			st.Columns = append(st.Columns, c.Name)
 		}
-		exists := false
+		known = append(known, st)
+		if t.Root.Name != "" { // rules may name the partitioned table
+			st.Schema, st.Name = t.Root.Schema, t.Root.Name
+			known = append(known, st)
+		}
+	}
+	found := rules.Check(known)
+	for _, p := range rules.Tables() {
 		for _, t := range tables {
 			if !p.Matches(p.Tag, t.Schema, t.Name) && !p.Matches(p.Tag, t.Root.Schema, t.Root.Name) {
 				continue
 			}
-			exists = true
 			for _, f := range t.Findings {
 				if f.Code != notPublished {
-					warn(fmt.Sprintf("%s %s: %s", f.Code, f.Object, f.Message), f.Repair)
+					found = append(found, syncrules.Diagnostic{
+						Severity: syncrules.Warning, File: file,
+						Start: offsetOf(src, p.Line, p.Column), End: offsetOf(src, p.Line, p.Column) + len(p.Name),
+						Line: p.Line, Column: p.Column, EndLine: p.Line, EndColumn: p.Column + utf8.RuneCountInString(p.Name),
+						Message: fmt.Sprintf("%s %s: %s", f.Code, f.Object, f.Message), Hint: f.Repair,
+					})
 				}
 			}
-		}
-		if !exists {
-			warn(fmt.Sprintf("the source has no table %s.%s", p.Schema, p.Name),
-				"create it, or correct the name: names are case-sensitive, and in schema public unless another is given")
 		}
 	}
 	return found, nil
