@@ -1,0 +1,489 @@
+package relay_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/internal/pgtest"
+	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/relay"
+	"github.com/millrace/millrace/relay/relaytest"
+)
+
+func do(tb testing.TB, method, url, token, body string) (*http.Response, string) {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", token)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return resp, string(b)
+}
+
+// TestRefusals: the right status, code and words, and CORS on every answer.
+func TestRefusals(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{RequestBytes: 2000}})
+	good := "Token " + srv.Token("alice")
+	expired := "Bearer " + relaytest.Sign(map[string]any{"sub": "a", "aud": relaytest.Audience, "iat": 1000, "exp": 2000})
+	foreign := "Bearer " + relaytest.Sign(map[string]any{"sub": "a", "aud": "theirs", "iat": time.Now().Unix(), "exp": time.Now().Unix() + 60})
+	stream, write, ask := srv.URL+protocol.PathStream, srv.URL+protocol.PathWriteCheckpoint, srv.URL+protocol.PathCheckpointRequest
+	for _, c := range []struct {
+		name, method, url, token, body string
+		status                         int
+		code                           protocol.Code
+		words                          string
+	}{
+		{"no token", "POST", stream, "", "{}", 401, "PSYNC_S2106", "Authorization"},
+		{"lower-case scheme", "POST", stream, "bearer x", "{}", 401, "PSYNC_S2101", "Bearer <token>"},
+		{"bad token", "POST", stream, "Bearer x", "{}", 401, "PSYNC_S2101", "not a JWT"},
+		{"expired", "POST", stream, expired, "{}", 401, "PSYNC_S2103", "expired"},
+		{"foreign audience", "GET", write, foreign, "", 401, "PSYNC_S2105", "theirs"},
+		{"no token for a checkpoint", "POST", ask, "", "{}", 401, "PSYNC_S2106", ""},
+		{"not JSON", "POST", stream, good, "{", 400, "PSYNC_S2001", "a key is expected"},
+		{"bad position", "POST", stream, good, `{"buckets":[{"name":"a","after":"-1"}]}`, 400, "PSYNC_S2001", "buckets[0].after"},
+		{"too large", "POST", stream, good, `{"client_id":"` + strings.Repeat("x", 3000) + `"}`, 413, "PSYNC_S2001", "2000 bytes"},
+		{"too large without token", "POST", stream, "", strings.Repeat("x", 3000), 401, "PSYNC_S2106", ""},
+		{"client id", "GET", write + "?client_id=" + strings.Repeat("x", 300), good, "", 400, "PSYNC_S2001", "256 bytes"},
+		{"checkpoint 0", "POST", ask, good, `{"client_id":"c","checkpoint_request_id":"0"}`, 400, "PSYNC_S2001", "positive"},
+		{"checkpoint of the sentinel", "POST", ask, good, `{"client_id":"c","checkpoint_request_id":"9223372036854775807"}`, 400, "PSYNC_S2001", "greater than"},
+		{"unknown route", "GET", srv.URL + "/nothing", good, "", 404, "PSYNC_S2002", "/nothing"},
+		{"wrong method", "GET", stream, good, "", 404, "PSYNC_S2002", "GET /sync/stream"},
+		{"unknown probe", "GET", srv.URL + "/probes/x", "", "", 404, "PSYNC_S2002", "liveness"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			resp, body := do(t, c.method, c.url, c.token, c.body)
+			e, err := protocol.DecodeErrorBody([]byte(body))
+			if err != nil {
+				t.Fatalf("body %q: %v", body, err)
+			}
+			if resp.StatusCode != c.status || e.Status != c.status || e.Code != c.code || !strings.Contains(e.Description, c.words) {
+				t.Errorf("status %d, body %s; want %d %s %q", resp.StatusCode, body, c.status, c.code, c.words)
+			}
+			if resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+				t.Error("no CORS header")
+			}
+		})
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar())
+	resp, _ := do(t, "OPTIONS", srv.URL+protocol.PathStream, "", "")
+	if resp.StatusCode != http.StatusNoContent {
+		t.Errorf("status %d", resp.StatusCode)
+	}
+	for name, want := range map[string]string{"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "POST",
+		"Access-Control-Allow-Headers": "X-User-Agent", "Access-Control-Max-Age": "3600"} {
+		if !strings.Contains(resp.Header.Get(name), want) {
+			t.Errorf("%s: %q", name, resp.Header.Get(name))
+		}
+	}
+}
+
+func TestStreamHead(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	resp := post(t, ctx, srv, srv.Token("alice"), request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"identity"}})
+	defer resp.Body.Close()
+	if resp.Header.Get("Content-Type") != "application/x-ndjson" || resp.Header.Get("X-Accel-Buffering") != "no" || resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+		t.Errorf("head %v", resp.Header)
+	}
+}
+
+// TestGzip: every line can be read at once, small and large ones, and the
+// stream as a whole is one valid gzip member.
+func TestGzip(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	resp := post(t, t.Context(), srv, srv.Token("alice"), request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"br, gzip;q=0.5"}})
+	defer resp.Body.Close()
+	if resp.Header.Get("Content-Encoding") != "gzip" {
+		t.Fatalf("head %v", resp.Header)
+	}
+	counted := &countingReader{r: resp.Body}
+	z, err := gzip.NewReader(counted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all bytes.Buffer
+	buf := make([]byte, 64<<10)
+	readUntil := func(mark string) {
+		t.Helper()
+		for !strings.Contains(all.String(), mark) {
+			n, err := z.Read(buf)
+			all.Write(buf[:n])
+			if err != nil {
+				t.Fatalf("reading up to %s: %v", mark, err)
+			}
+		}
+	}
+	readUntil(`{"checkpoint_complete"`)
+	small := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"a":1}`) })
+	readUntil(fmt.Sprintf(`{"checkpoint_complete":{"last_op_id":"%d"}}`, small.OpID))
+	before := counted.n
+	large := side.Commit(func(tx *relaytest.Tx) {
+		tx.Put("mine", "alice", "t", "2", `{"a":"`+strings.Repeat("hello ", 100_000)+`"}`)
+	})
+	readUntil(fmt.Sprintf(`{"checkpoint_complete":{"last_op_id":"%d"}}`, large.OpID))
+	if n := counted.n - before; n > 100_000 {
+		t.Errorf("600 kB took %d bytes", n)
+	}
+	srv.Stop()
+	if _, err := io.Copy(&all, z); err != nil {
+		t.Errorf("the end of the stream: %v", err)
+	}
+}
+
+type countingReader struct {
+	r io.Reader
+	n int
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
+}
+
+func TestConnectionLimit(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{Connections: 1}})
+	c := dial(t, srv, srv.Token("alice"), request("c"), nil)
+	c.until(0)
+	resp, body := do(t, "POST", srv.URL+protocol.PathStream, "Token "+srv.Token("bob"), "{}")
+	if resp.StatusCode != 429 || !strings.Contains(body, "PSYNC_S2304") || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+	c.cancel()
+	pgtest.Eventually(t, 5*time.Second, func() error {
+		resp, err := http.Post(srv.URL+"/sync/stream", "application/json", nil)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		again := post(t, ctx, srv, srv.Token("bob"), request("b").AppendJSON(nil), nil)
+		defer again.Body.Close()
+		if again.StatusCode != 200 {
+			return fmt.Errorf("status %d after the first client left", again.StatusCode)
+		}
+		return nil
+	})
+}
+
+func TestBucketLimitNamesTheDefinition(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side, relaytest.Options{Limits: relay.Limits{BucketsPerUser: 10}})
+	side.Commit(func(tx *relaytest.Tx) {
+		for i := range 20 {
+			tx.Grant("alice", fmt.Sprint("l", i))
+		}
+	})
+	resp, body := do(t, "POST", srv.URL+protocol.PathStream, "Token "+srv.Token("alice"), "{}")
+	if resp.StatusCode != 500 || !strings.Contains(body, "PSYNC_S2305") || !strings.Contains(body, "23 buckets") || !strings.Contains(body, "list (20)") {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+}
+
+func TestWriteCheckpoints(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(0)
+	side.Hold()
+	_, body := do(t, "GET", srv.URL+protocol.PathWriteCheckpoint+"?client_id=c1", "Bearer "+srv.Token("alice"), "")
+	id, err := protocol.DecodeWriteCheckpoint([]byte(body))
+	if err != nil {
+		t.Fatalf("%s: %v", body, err)
+	}
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
+	c.until(cp.OpID)
+	if c.write != 0 {
+		t.Errorf("told %d before it was contained", c.write)
+	}
+	side.Release()
+	lines := c.until(cp.OpID)
+	if c.write != id || len(lines) != 2 {
+		t.Errorf("told %d, want %d:\n%s", c.write, id, describe(lines))
+	}
+	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "2", `{}`) })
+	c.until(cp.OpID)
+	if c.write != id {
+		t.Errorf("the next line says %d instead of %d again", c.write, id)
+	}
+
+	// A device of its own, with numbers of its own.
+	_, body = do(t, "POST", srv.URL+protocol.PathCheckpointRequest, "Bearer "+srv.Token("alice"), `{"client_id":"c2","checkpoint_request_id":18}`)
+	if body != `{"data":{"checkpoint_request_id":"18"}}`+"\n" {
+		t.Errorf("answer %s", body)
+	}
+	_, body = do(t, "POST", srv.URL+protocol.PathCheckpointRequest, "Bearer "+srv.Token("alice"), `{"client_id":"c2","checkpoint_request_id":"17"}`)
+	if body != `{"data":{"checkpoint_request_id":"18"}}`+"\n" {
+		t.Errorf("answer %s", body)
+	}
+	c2 := dial(t, srv, srv.Token("alice"), request("c2"), nil)
+	c2.until(cp.OpID)
+	if c2.write != 18 {
+		t.Errorf("a joining device is told %d", c2.write)
+	}
+}
+
+func TestUnreachableSidecar(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(0)
+	side.Break(errors.New("connection refused"))
+	resp, body := do(t, "GET", srv.URL+protocol.PathWriteCheckpoint, "Bearer "+srv.Token("alice"), "")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "PSYNC_S2003") {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
+	pgtest.Eventually(t, 5*time.Second, func() error {
+		if resp, body := do(t, "GET", srv.URL+"/probes/readiness", "", ""); resp.StatusCode != 400 || !strings.Contains(body, "cannot be read") {
+			return fmt.Errorf("status %d: %s", resp.StatusCode, body)
+		}
+		return nil
+	})
+	side.Break(nil)
+	c.until(cp.OpID) // the stream went on
+	pgtest.Eventually(t, 5*time.Second, func() error {
+		if resp, body := do(t, "GET", srv.URL+"/probes/readiness", "", ""); resp.StatusCode != 200 {
+			return fmt.Errorf("status %d: %s", resp.StatusCode, body)
+		}
+		return nil
+	})
+}
+
+func TestShutdownEndsStreams(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(0)
+	srv.Stop()
+	if _, err := c.next(); !errors.Is(err, errEnded) {
+		t.Errorf("after the stop: %v", err)
+	}
+}
+
+func TestResumeSendsNothingTwice(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) {
+		for i := range 3000 {
+			tx.Put("mine", "alice", "t", fmt.Sprint(i), `{}`)
+		}
+	})
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	for n := 0; n == 0; {
+		l, err := c.next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, ok := l.(*protocol.Data); ok {
+			n = len(d.Ops)
+		}
+	}
+	c.cancel()
+	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
+	lines := c.until(cp.OpID)
+	ops := 0
+	for _, l := range lines {
+		if d, ok := l.(*protocol.Data); ok {
+			ops += len(d.Ops)
+		}
+	}
+	if ops == 0 || ops > 2000 || len(c.rows("mine", "alice")) != 3000 {
+		t.Errorf("%d ops after resuming, %d rows", ops, len(c.rows("mine", "alice")))
+	}
+	c.cancel()
+	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
+	if lines := c.until(cp.OpID); len(lines) != 2 {
+		t.Errorf("a client that has everything got\n%s", describe(lines))
+	}
+}
+
+// TestClientAhead: a client whose history is another one starts anew; others
+// notice nothing.
+func TestClientAhead(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })
+	c := &client{buckets: map[string]*millrace.Reduced{relaytest.Wire("mine", "alice"): {Last: 1 << 40, Checksum: 5}}}
+	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
+	c.until(cp.OpID)
+	if got := c.rows("mine", "alice")["1"]; got != `{"n":1}` {
+		t.Errorf("row %q", got)
+	}
+}
+
+func TestPriorities(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) {
+		tx.Grant("alice", "l1")
+		tx.Put("global", "", "t", "g", `{}`)
+		tx.Put("list", "l1", "t", "l", `{}`)
+		tx.Put("urgent", "", "t", "u", `{}`)
+	})
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	var order []string
+	for _, l := range c.until(cp.OpID)[1:] {
+		switch l := l.(type) {
+		case *protocol.Data:
+			order = append(order, l.Bucket)
+		case protocol.PartialCheckpointComplete:
+			order = append(order, fmt.Sprint("partial ", l.Priority))
+		case protocol.CheckpointComplete:
+			order = append(order, "complete")
+		}
+	}
+	want := []string{relaytest.Wire("urgent", ""), "partial 0", relaytest.Wire("list", "l1"), "partial 1", relaytest.Wire("global", ""), "complete"}
+	if fmt.Sprint(order) != fmt.Sprint(want) {
+		t.Errorf("order %v, want %v", order, want)
+	}
+	// Priority 0 alone passes the client's gate only by a partial completion.
+	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("urgent", "", "t", "u", `{"n":2}`) })
+	lines := c.until(cp.OpID)
+	if p, ok := lines[2].(protocol.PartialCheckpointComplete); !ok || p.Priority != 0 || len(lines) != 4 {
+		t.Errorf("got\n%s", describe(lines))
+	}
+}
+
+func TestOldClientsGetNestedData(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })
+	resp := post(t, t.Context(), srv, srv.Token("alice"), []byte(`{"buckets":[]}`), nil)
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var line struct {
+			Data *struct {
+				Data []struct {
+					Data struct{ N int }
+				}
+			}
+		}
+		if err := dec.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+		if line.Data == nil {
+			continue
+		}
+		if line.Data.Data[0].Data.N != 1 {
+			t.Errorf("line %+v", line)
+		}
+		return
+	}
+}
+
+// TestCompactionDuringCatchUp: SA-21. A page read after compaction went beyond
+// the checkpoint being sent must not complete it.
+func TestCompactionDuringCatchUp(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	for range 3 {
+		side.Commit(func(tx *relaytest.Tx) {
+			for i := range 1500 {
+				tx.Put("mine", "alice", "t", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, i))
+			}
+		})
+	}
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	if _, err := c.next(); err != nil {
+		t.Fatal(err)
+	}
+	last := side.Commit(func(tx *relaytest.Tx) {
+		for i := range 1500 {
+			tx.Remove("mine", "alice", "t", fmt.Sprint(i))
+		}
+		tx.Put("mine", "alice", "t", "z", `{}`)
+	})
+	side.Compact("mine", "alice")
+	c.until(last.OpID)
+	if got := c.rows("mine", "alice"); len(got) != 1 || got["z"] != `{}` {
+		t.Errorf("%d rows", len(got))
+	}
+}
+
+func TestActivationResolvesAgain(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(cp.OpID)
+	side.Activate("none")
+	lines := c.until(side.Head().OpID)
+	if _, ok := lines[0].(*protocol.Checkpoint); !ok || len(lines) != 2 || len(c.target) != 0 || len(c.buckets) != 0 {
+		t.Errorf("got\n%s", describe(lines))
+	}
+	side.Activate("")
+	c.until(side.Head().OpID)
+	if len(c.rows("mine", "alice")) != 1 {
+		t.Error("the rows did not come back")
+	}
+}
+
+func TestSubscriptions(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("project", "p1", "t", "1", `{}`) })
+	c := dial(t, srv, srv.Token("alice"), request("c1",
+		protocol.Subscription{Stream: "project", Parameters: []byte(`{"id":"p1"}`), Priority: 1},
+		protocol.Subscription{Stream: "project", Priority: protocol.DefaultPriority},
+		protocol.Subscription{Stream: "unknown", Priority: protocol.DefaultPriority}), nil)
+	c.until(cp.OpID)
+	b := c.target[relaytest.Wire("project", "p1")]
+	if b.Priority != 1 || len(b.Subscriptions) != 1 || b.Subscriptions[0] != (protocol.Reason{Index: 0}) {
+		t.Errorf("bucket %+v", b)
+	}
+	if len(c.streams) != 2 || c.streams[1].Name != "project" || len(c.streams[1].Errors) != 1 || c.streams[1].Errors[0].Subscription != 1 {
+		t.Errorf("streams %+v", c.streams)
+	}
+}
+
+// TestLargeCheckpointGoesByPages: a node above the limit carries no bytes.
+func TestLargeCheckpointGoesByPages(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side, relaytest.Options{Limits: relay.Limits{NodeBytes: 10_000}})
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(0)
+	cp := side.Commit(func(tx *relaytest.Tx) {
+		for i := range 2500 {
+			tx.Put("mine", "alice", "t", fmt.Sprint(i), `{"n":1}`)
+		}
+	})
+	data := 0
+	for _, l := range c.until(cp.OpID) {
+		if _, ok := l.(*protocol.Data); ok {
+			data++
+		}
+	}
+	if data != 3 || len(c.rows("mine", "alice")) != 2500 {
+		t.Errorf("%d data lines, %d rows", data, len(c.rows("mine", "alice")))
+	}
+}
