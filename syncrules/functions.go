@@ -42,8 +42,7 @@ func init() {
 	register(&function{name: "iif", version: 1, min: 3, max: 3, eval: iif})
 	register(&function{name: "json_extract", version: 1, min: 2, max: -1, eval: jsonExtract,
 		legacy: &function{name: "json_extract_legacy", version: 1, min: 2, max: -1, eval: jsonExtractLegacy}})
-	register(&function{name: "json_array_length", version: 1, min: 1, max: 2, eval: jsonArrayLength,
-		legacy: &function{name: "json_array_length", version: 1, min: 1, max: 2, eval: jsonArrayLength}})
+	register(&function{name: "json_array_length", version: 1, min: 1, max: 2, eval: jsonArrayLength})
 	register(&function{name: "json_keys", version: 1, min: 1, max: 1, eval: jsonKeys})
 	register(&function{name: "json_valid", version: 1, min: 1, max: 1, eval: jsonValid})
 }

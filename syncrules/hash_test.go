@@ -153,3 +153,46 @@ bucket_definitions:
 		t.Error("the order of values is part of the bucket names")
 	}
 }
+
+// TestHashNames: everything that enters a hash has a name and a version.
+func TestHashNames(t *testing.T) {
+	seen := map[string]bool{}
+	for op, name := range opNames {
+		if !strings.Contains(name, "@") || seen[name] {
+			t.Errorf("opcode %d is called %q", op, name)
+		}
+		seen[name] = true
+	}
+	if len(opNames) != int(opCall)+1 {
+		t.Error("an opcode has no name")
+	}
+	for name, f := range functions {
+		if f.name != name || f.version < 1 || f.legacy != nil && f.legacy.name == name {
+			t.Errorf("function %q: %+v", name, f)
+		}
+	}
+}
+
+// TestHashOfStreams: a CTE, a subquery, a join and a derived table that say
+// the same are the same definitions.
+func TestHashOfStreams(t *testing.T) {
+	stream := func(rest string) string { return "config: {edition: 3}\nstreams:\n  s:\n" + rest }
+	base := hashes(t, stream("    query: SELECT id FROM todos WHERE list_id IN (SELECT id FROM lists WHERE owner_id = auth.user_id())\n"))
+	for name, rest := range map[string]string{
+		"cte":      "    with: {mine: SELECT id FROM lists WHERE owner_id = auth.user_id()}\n    query: SELECT id FROM todos WHERE list_id IN mine\n",
+		"cte join": "    with: {mine: SELECT id AS x FROM lists l WHERE auth.user_id() = l.owner_id}\n    query: SELECT todos.id FROM todos JOIN mine m ON m.x = todos.list_id\n",
+		"join":     "    query: SELECT todos.id FROM lists AS l, todos WHERE l.id = todos.list_id AND l.owner_id = auth.user_id()\n",
+		"derived":  "    query: SELECT todos.id FROM todos INNER JOIN (SELECT id FROM lists WHERE owner_id = auth.parameter('sub')) AS x (y) ON todos.list_id = x.y\n",
+		"priority": "    auto_subscribe: true\n    priority: 0\n    query: SELECT id FROM todos WHERE list_id IN (SELECT id FROM lists WHERE owner_id = auth.user_id())\n",
+	} {
+		got := hashes(t, stream(rest))
+		for key, hash := range base {
+			if got[key] != hash {
+				t.Errorf("%s: %s has another hash", name, key)
+			}
+		}
+		if len(got) != len(base) {
+			t.Errorf("%s: %d definitions, not %d", name, len(got), len(base))
+		}
+	}
+}

@@ -159,7 +159,7 @@ func (s *Resolution) Feed(results []LookupResult) {
 
 // advance runs every definition up to its next unknown lookup.
 func (s *Resolution) advance() {
-	s.pending = s.pending[:0]
+	s.pending = nil
 	clear(s.asked)
 	for _, r := range s.runs {
 		for !r.done && r.err == "" {

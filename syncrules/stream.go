@@ -37,10 +37,10 @@ func (b *builder) streamDefinitions() {
 	}
 	b.rules.ctes = append(b.rules.ctes, b.file.with...)
 	for _, s := range b.file.streams {
-		warnUnused(s.with)
+		b.checkUnused(s.with)
 		b.rules.ctes = append(b.rules.ctes, s.with...)
 	}
-	warnUnused(b.file.with)
+	b.checkUnused(b.file.with)
 }
 
 // visibleCTEs are the common table expressions of a stream by lower-case
@@ -55,11 +55,16 @@ func (b *builder) visibleCTEs(s *streamConfig) map[string]*cteConfig {
 	return ctes
 }
 
-func warnUnused(ctes []*cteConfig) {
+// checkUnused warns of common table expressions that nothing uses, and still
+// reports what is wrong with them.
+func (b *builder) checkUnused(ctes []*cteConfig) {
 	for _, c := range ctes {
-		if !c.used {
-			c.key.warn("", "common table expression "+quote(c.name)+" is not used")
+		if c.used {
+			continue
 		}
+		c.key.warn("", "common table expression "+quote(c.name)+" is not used")
+		check := streamCompiler{b: b, cfg: &streamConfig{}}
+		check.cte(c)
 	}
 }
 
@@ -69,7 +74,7 @@ func (b *builder) addShape(s *streamConfig, sh *shape, shared map[string]int) {
 	text := strings.Join(dataTexts(sh.data), "\x00")
 	def, ok := shared[text]
 	if !ok {
-		name := s.name + "|" + itoa(b.number("bucket "+s.name))
+		name := b.shapeName(s.name)
 		def = len(b.rules.defs)
 		b.rules.defs = append(b.rules.defs, &definition{kind: millrace.BucketDefinition, key: "bucket:" + name, name: s.name, prefix: name, data: sh.data})
 		shared[text] = def
@@ -77,6 +82,21 @@ func (b *builder) addShape(s *streamConfig, sh *shape, shared map[string]int) {
 	r := sh.resolver
 	r.def, r.name, r.stream, r.auto, r.priority = def, s.name, true, s.auto, s.priority
 	b.rules.resolvers = append(b.rules.resolvers, r)
+}
+
+// shapeName is the next free name for buckets of a stream. A bucket definition
+// may have such a name too.
+func (b *builder) shapeName(stream string) string {
+	for {
+		name := stream + "|" + itoa(b.number("bucket "+stream))
+		taken := false
+		for _, c := range b.file.buckets {
+			taken = taken || c.name == name
+		}
+		if !taken {
+			return name
+		}
+	}
 }
 
 // streamCompiler compiles the queries of one stream.
@@ -307,7 +327,7 @@ func (c *streamCompiler) items(sel *selectStmt, sc *streamScope) *dataQuery {
 		sel.items[0].span.warn("select a column as id: rows without one replace each other", "the query does not select id")
 	}
 	d.typeName = d.rel.typeName
-	d.plainStar = false
+	d.plainStar = c.b.file.edition < 3
 	for _, ent := range sc.entries {
 		if ent.rel == d.rel && ent.src.alias != nil && !ent.src.alias.quoted && len(sc.entries) > 1 {
 			ent.src.at.warn("put the alias in double quotes if that is meant", "the alias renames the synced table to %s", d.typeName)
