@@ -19,9 +19,6 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 	if err := w.open(); err != nil {
 		return w.abandon(ctx, err)
 	}
-	if w.flush.failed {
-		return fmt.Errorf("apply: an earlier call failed, roll back first")
-	}
 	for len(changes) > 0 {
 		n := upToTruncate(changes)
 		var err error

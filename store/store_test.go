@@ -19,6 +19,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if uri := os.Getenv(leaderProcess); uri != "" {
+		leadForever(uri)
+		return
+	}
 	flag.Parse()
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue {
 		_ = f.Value.Set("25") // each compares whole tables; -rapid.checks gives more

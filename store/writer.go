@@ -64,7 +64,6 @@ type bucketKey struct {
 // flush is the sidecar transaction under way.
 type flush struct {
 	begun  bool // BEGIN was sent
-	failed bool // only Rollback helps
 	op     millrace.OpID
 	bucket millrace.BucketID // greatest bucket id, committed or not
 
@@ -132,7 +131,7 @@ func (w *Writer) initCaches() {
 // resetFlush makes the flush empty, beginning at the committed state.
 func (w *Writer) resetFlush() {
 	f := &w.flush
-	f.begun, f.failed = false, false
+	f.begun = false
 	f.op, f.openedBase = w.head.OpID, w.head.OpID
 	f.bucket, f.bucketBase = w.lastBucket, w.lastBucket
 	f.changedUnknown = false

@@ -1,0 +1,161 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace"
+)
+
+// benchRows is the number of rows of a flush.
+const benchRows = 5_000
+
+// ticksPerSecond is the unit of /proc/<pid>/stat on Linux.
+const ticksPerSecond = 100
+
+// backendCPU is the processor time a server process has used.
+func backendCPU(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+2:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * time.Second / ticksPerSecond
+}
+
+func ownCPU() time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		return 0
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// measure runs flush b.N times and reports rows per second and processor time
+// per row of this process and the writing backend.
+func measure(b *testing.B, x *world, flush func(i int)) {
+	pid := int(x.w.pg.PID())
+	own, backend := ownCPU(), backendCPU(pid)
+	b.ResetTimer()
+	for i := range b.N {
+		flush(i)
+	}
+	b.StopTimer()
+	rows := float64(b.N * benchRows)
+	b.ReportMetric(rows/b.Elapsed().Seconds(), "rows/s")
+	b.ReportMetric(float64((ownCPU()-own).Nanoseconds())/rows, "go-ns/row")
+	b.ReportMetric(float64((backendCPU(pid)-backend).Nanoseconds())/rows, "backend-ns/row")
+	b.ReportMetric(0, "ns/op")
+}
+
+// benchChange is a to-do row in one of a thousand buckets, with ~310 bytes of
+// data.
+func (x *world) benchChange(row, bucket int) millrace.Change {
+	key := fmt.Sprintf("%08d-0000-4000-8000-%012d", row, row)
+	data := fmt.Sprintf(`{"id":"%s","list_id":"00000000-0000-0000-0000-%012d","created_at":"2024-04-19 10:22:33.123456Z","completed_at":null,"description":"task number %d %s","completed":%d,"created_by":"%s","priority":%d}`,
+		key, bucket, row, strings.Repeat("x", 48), row&1, key, row%5)
+	return x.upsert(1, key, x.out(1, fmt.Sprintf(`by_list["00000000-0000-0000-0000-%012d"]`, bucket), "todos", key, data))
+}
+
+func (x *world) benchFlush(b *testing.B, changes []millrace.Change) {
+	must(b, x.w.Apply(b.Context(), changes))
+	x.commit(b, nil)
+}
+
+// BenchmarkInsert: rows that are new, in old buckets.
+func BenchmarkInsert(b *testing.B) {
+	x := newWorld(b, Options{})
+	batches := make([][]millrace.Change, b.N)
+	for i := range batches {
+		for j := range benchRows {
+			batches[i] = append(batches[i], x.benchChange(i*benchRows+j, j%1000))
+		}
+	}
+	measure(b, x, func(i int) { x.benchFlush(b, batches[i]) })
+}
+
+// BenchmarkUpdate: rows that stay in their bucket; the first read of each is
+// from the tables.
+func BenchmarkUpdate(b *testing.B) {
+	for _, cache := range []int{DefaultCacheRows, 2} {
+		b.Run(fmt.Sprintf("cache=%d", cache), func(b *testing.B) {
+			x := newWorld(b, Options{CacheRows: cache})
+			batches := make([][]millrace.Change, 10)
+			for i := range batches {
+				for j := range benchRows {
+					batches[i] = append(batches[i], x.benchChange(i*benchRows+j, j%1000))
+				}
+				x.benchFlush(b, batches[i])
+			}
+			measure(b, x, func(i int) { x.benchFlush(b, batches[i%len(batches)]) })
+		})
+	}
+}
+
+// BenchmarkMove: rows that go to another bucket: two ops and a row state each.
+func BenchmarkMove(b *testing.B) {
+	x := newWorld(b, Options{})
+	var batches [2][10][]millrace.Change
+	for k := range batches {
+		for i := range batches[k] {
+			for j := range benchRows {
+				batches[k][i] = append(batches[k][i], x.benchChange(i*benchRows+j, (j+k)%1000))
+			}
+		}
+	}
+	for i := range batches[0] {
+		x.benchFlush(b, batches[0][i])
+	}
+	measure(b, x, func(i int) { x.benchFlush(b, batches[(i/10+1)%2][i%10]) })
+}
+
+// BenchmarkOneRow: a flush for each row, the latency of an idle sidecar.
+func BenchmarkOneRow(b *testing.B) {
+	x := newWorld(b, Options{})
+	changes := make([]millrace.Change, b.N)
+	for i := range changes {
+		changes[i] = x.benchChange(i, i%1000)
+	}
+	b.ResetTimer()
+	for i := range changes {
+		x.benchFlush(b, changes[i:i+1])
+	}
+}
+
+// BenchmarkHeap is the ceiling: COPY of the same ops into a heap without index
+// or constraint.
+func BenchmarkHeap(b *testing.B) {
+	x := newWorld(b, Options{})
+	exec(b, x.conn, `CREATE TABLE public.heap (bucket int8, op_id int8, definition int4, checksum int4, kind int2, type text, row_id text, subkey text, data text)`)
+	batches := make([][]byte, b.N)
+	for i := range batches {
+		var c copyBuffer
+		for j := range benchRows {
+			o := x.benchChange(i*benchRows+j, j%1000).Outputs[0]
+			c.row(9)
+			c.int64(int64(j % 1000))
+			c.int64(int64(i*benchRows + j))
+			c.int32(2)
+			c.int32(int32(j))
+			c.int16(1)
+			c.text(o.Type)
+			c.text(o.RowID)
+			c.null()
+			c.text(o.Data)
+		}
+		batches[i] = c.finish()
+	}
+	measure(b, x, func(i int) {
+		if _, err := x.w.pg.CopyFrom(b.Context(), bytes.NewReader(batches[i]), "COPY public.heap FROM STDIN (FORMAT binary)"); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
