@@ -58,10 +58,10 @@ type system struct {
 	config                string // path of millrace.yaml
 	slot, publication     string
 
-	before  footprint // the source's catalog before the first start
-	marked  int64
-	folded  folds
-	procs   []*process
+	before footprint // the source's catalog before the first start
+	marked int64
+	folded folds
+	procs  []*process
 }
 
 var slots atomic.Int64
