@@ -47,7 +47,7 @@ func (d *dev) banner(first firstOps) string {
 		line("Try it: change a row on the source,")
 		line(`  psql %s -c "INSERT INTO todos (list_id, title, created_by) VALUES ('%s', 'My first change', 'alice')"`, source, exampleList)
 		line("and see it as the newest op of its bucket on the sidecar:")
-		line(`  psql %s -c 'SELECT op_id, kind, row_id, data FROM millrace.ops_between($$%s$$, 0, NULL, NULL) ORDER BY op_id DESC LIMIT 5'`, sidecar, first.bucket)
+		line(`  psql %s -c 'SELECT op_id, kind, data FROM millrace.ops_between($$%s$$, 0, NULL, NULL) ORDER BY op_id DESC LIMIT 3'`, sidecar, first.bucket)
 	} else {
 		line("See the buckets that your rules made:")
 		line(`  psql %s -c 'SELECT name, rows, ops FROM millrace.buckets LIMIT 20'`, sidecar)

@@ -3,8 +3,12 @@ package main
 import (
 	"encoding/json"
 	"html/template"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
+
+	"github.com/millrace/millrace"
 )
 
 // health is what the probes answer. Safe for concurrent use.
@@ -13,6 +17,9 @@ type health struct {
 	started bool
 	role    string // what this process does at present
 	reason  string // why it is not ready; empty when it is
+	// problems of sources in words. They do not make the process unready:
+	// what the sidecar holds can be served without a source.
+	problems map[millrace.SourceID]string
 }
 
 func newHealth() *health { return &health{role: "starting", reason: "it is starting"} }
@@ -24,12 +31,28 @@ func (h *health) set(role, reason string) {
 	defer h.mu.Unlock()
 	h.started = h.started || reason == ""
 	h.role, h.reason = role, reason
+	h.problems = nil
+}
+
+// report notes the present failure of a source, or that there is none.
+func (h *health) report(r millrace.SourceReport) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r.Error == "" {
+		delete(h.problems, r.Source)
+		return
+	}
+	if h.problems == nil {
+		h.problems = make(map[millrace.SourceID]string)
+	}
+	h.problems[r.Source] = redact(r.Error)
 }
 
 type probeAnswer struct {
-	Status string `json:"status"`
-	Role   string `json:"role"`
-	Reason string `json:"reason,omitempty"`
+	Status   string   `json:"status"`
+	Role     string   `json:"role,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	Problems []string `json:"problems,omitempty"`
 }
 
 func (h *health) answer() (probeAnswer, bool) {
@@ -38,7 +61,11 @@ func (h *health) answer() (probeAnswer, bool) {
 	if h.reason != "" {
 		return probeAnswer{Status: "not ready", Role: h.role, Reason: h.reason}, h.started
 	}
-	return probeAnswer{Status: "ready", Role: h.role}, h.started
+	a := probeAnswer{Status: "ready", Role: h.role}
+	for _, id := range slices.Sorted(maps.Keys(h.problems)) {
+		a.Problems = append(a.Problems, h.problems[id])
+	}
+	return a, h.started
 }
 
 // newMux serves probes, the start page, and a plain answer for the rest. page
@@ -123,7 +150,8 @@ code { padding: .1em .3em; } pre { padding: .8em 1em; overflow-x: auto; }
 <body>
 <h1>Millrace</h1>
 <p>{{if .Reason}}<strong class="waiting">Not ready:</strong> {{.Reason}}{{else}}<strong class="ready">Ready</strong>, {{.Role}}.{{end}}</p>
-<p>{{.Version}} · rules in <code>{{.Rules}}</code></p>
+{{range .Problems}}<p><strong class="waiting">Source:</strong> {{.}}</p>
+{{end}}<p>{{.Version}} · rules in <code>{{.Rules}}</code></p>
 <h2>Look at it with psql</h2>
 {{range .Sources}}<p>Source <code>{{.Name}}</code>, the app's own database:</p>
 <pre>psql {{.URI}}</pre>

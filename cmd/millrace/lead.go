@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/decoder"
 	"github.com/millrace/millrace/store"
@@ -84,7 +85,18 @@ func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg deco
 		}
 	}()
 	h.set("decoding", "")
-	return decoder.Run(ctx, dcfg, w)
+	return decoder.Run(ctx, dcfg, reported{w, h})
+}
+
+// reported is a sidecar whose reports also reach the probes.
+type reported struct {
+	*store.Writer
+	health *health
+}
+
+func (s reported) Report(ctx context.Context, r millrace.SourceReport) error {
+	s.health.report(r)
+	return s.Writer.Report(ctx, r)
 }
 
 func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error) {

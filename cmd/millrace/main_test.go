@@ -17,6 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/internal/pgtest"
 )
@@ -348,6 +349,11 @@ func TestProbes(t *testing.T) {
 	h.set("decoding", "")
 	check("/probes/startup", http.StatusOK, "started")
 	check("/probes/readiness", http.StatusOK, "decoding")
+	h.report(millrace.SourceReport{Source: 1, Error: "wal_level is <replica>"})
+	check("/probes/readiness", http.StatusOK, `"problems":["wal_level is \u003creplica\u003e"]`)
+	check("/", http.StatusOK, "wal_level is &lt;replica&gt;")
+	h.report(millrace.SourceReport{Source: 1})
+	check("/probes/readiness", http.StatusOK, `{"status":"ready","role":"decoding"}`)
 	h.set("waiting", "no sidecar")
 	check("/probes/startup", http.StatusOK, "started")
 	check("/probes/readiness", http.StatusServiceUnavailable, "no sidecar")
