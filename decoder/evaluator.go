@@ -43,9 +43,9 @@ type evaluator struct {
 	fetch func([]millrace.RowRef) error
 	// retable stores a table whose columns changed.
 	retable func(*tableState) error
-	// absent has relations that the catalog did not have when it was asked for
+	// absent has what the catalog did not have when it was asked for
 	// them: they are gone by now, and what the stream tells of them is left out.
-	absent map[uint32]bool
+	absent map[lookedUp]bool
 	// partitions: some tables are partitions, so that a new one may be read
 	// under another name than its own.
 	partitions bool

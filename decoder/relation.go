@@ -19,7 +19,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	t := e.tables[rel.OID]
 	if t == nil {
 		e.plans[rel.OID] = nil
-		if e.absent[rel.OID] || !e.partitions && !e.feed.uses(e.tags, rel.Schema, rel.Name) {
+		if e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.tags, rel.Schema, rel.Name) {
 			return nil
 		}
 		for _, other := range e.tables {
@@ -27,7 +27,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 				return e.changed(codeReplaced, full, "the table was dropped and made again")
 			}
 		}
-		return &appearedError{oid: rel.OID, table: full}
+		return &appearedError{lookedUp{oid: rel.OID}, "table " + full}
 	}
 	if t.saved.Schema != rel.Schema || t.saved.Name != rel.Name {
 		return e.changed(codeRenamed, full, fmt.Sprintf("the table was %s.%s before", t.saved.Schema, t.saved.Name))
@@ -37,6 +37,9 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	}
 	columns := make([]planColumn, len(rel.Columns))
 	for i, c := range rel.Columns {
+		if e.types.Type(c.TypeOID) == nil && !e.absent[lookedUp{c.TypeOID, true}] {
+			return &appearedError{lookedUp{c.TypeOID, true}, fmt.Sprintf("type %d of column %q of table %s", c.TypeOID, c.Name, full)}
+		}
 		columns[i] = planColumn{name: c.Name, typeOID: c.TypeOID}
 	}
 	if p := e.plans[rel.OID]; p != nil && slices.EqualFunc(p.columns, columns, sameColumn) {
@@ -56,17 +59,21 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	return nil
 }
 
-// appearedError: the stream told of a table that the rules read and that the
-// session did not find when it began. The next one looks again.
+// appearedError: the stream told of a table that the rules read, or of a type,
+// that the session did not find when it began. The next one looks again.
 type appearedError struct {
-	oid   uint32
-	table string
+	lookedUp
+	what string
 }
 
-// Error says which table.
-func (e *appearedError) Error() string {
-	return fmt.Sprintf("table %s has appeared and is looked up", e.table)
+// lookedUp is a relation or a type of the source.
+type lookedUp struct {
+	oid    uint32
+	isType bool
 }
+
+// Error says what has appeared.
+func (e *appearedError) Error() string { return e.what + " has appeared and is looked up" }
 
 func sameColumn(a, b planColumn) bool { return a.name == b.name && a.typeOID == b.typeOID }
 

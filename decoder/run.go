@@ -2,7 +2,6 @@ package decoder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sync/errgroup"
@@ -60,9 +59,6 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	g.Go(func() error { return a.run(ctx) })
 	err = g.Wait()
 	a.drain()
-	if parent := context.Cause(ctx); parent != nil && errors.Is(err, context.Canceled) {
-		return parent
-	}
 	return err
 }
 
@@ -73,8 +69,8 @@ type known struct {
 	tables  []*millrace.SourceTable
 	copies  []millrace.Copy
 	rereads map[millrace.CopyID][]string
-	absent  map[uint32]bool // relations told that were looked up since
-	shown   map[string]bool // findings logged
+	absent  map[lookedUp]bool // what the stream told of and was looked up since
+	shown   map[string]bool   // findings logged
 }
 
 // openSource makes the appender's side of a configured source.
@@ -83,7 +79,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 	k := &known{
 		saved:   millrace.Source{Name: config.Name},
 		rereads: map[millrace.CopyID][]string{},
-		absent:  map[uint32]bool{},
+		absent:  map[lookedUp]bool{},
 		shown:   map[string]bool{},
 	}
 	for _, s := range state.Sources {

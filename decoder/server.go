@@ -65,6 +65,15 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 		}
 	}
 	r.types = server.Types()
+	var types []uint32
+	for l := range r.known.absent {
+		if l.isType {
+			types = append(types, l.oid)
+		}
+	}
+	if err := r.types.Load(ctx, types...); err != nil {
+		return nil, err
+	}
 	return server.Tables(ctx, match, r.types)
 }
 

@@ -260,12 +260,16 @@ func (r *runner) run(ctx context.Context) error {
 		}
 		var appeared *appearedError
 		if errors.As(err, &appeared) {
-			r.known.absent[appeared.oid] = true
+			r.known.absent[appeared.lookedUp] = true
 		}
 		wait := retryAfter(r.attempts, err)
 		r.attempts++
-		r.status.fail(err)
-		r.config.Logger.Error("source stopped", "source", r.source.config.Name, "error", err, "again_in", wait)
+		if wait == 0 {
+			r.config.Logger.Info("source looked at again", "source", r.source.config.Name, "reason", err)
+		} else {
+			r.status.fail(err)
+			r.config.Logger.Error("source stopped", "source", r.source.config.Name, "error", err, "again_in", wait)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

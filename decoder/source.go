@@ -390,15 +390,19 @@ func hasUnchanged(t *pgoutput.Tuple) bool {
 	return false
 }
 
-// retryAfter grows from a second to a minute with the number of attempts.
+// retryAfter is how long to wait before the next session. It grows with the
+// number of attempts.
 func retryAfter(attempt int, err error) time.Duration {
 	var stop *SourceError
 	var appeared *appearedError
 	switch {
 	case errors.As(err, &stop):
-		return time.Minute
+		return stoppedWait
 	case errors.As(err, &appeared):
 		return 0
 	}
 	return min(time.Minute, time.Second<<min(attempt, 6))
 }
+
+// stoppedWait is how long a source rests that somebody has to look after.
+const stoppedWait = 30 * time.Second

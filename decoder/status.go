@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/decoder/walstream"
 )
 
 // status collects what the status views show of a source. It may be used from
@@ -23,6 +25,8 @@ type status struct {
 	report millrace.SourceReport
 	copies string // what the copies are at
 	setup  string // what the session waits for before it streams
+	// lasting is shown while there is no other error: progress does not cure it.
+	lasting error
 }
 
 // slotReport is the head of a source and the state of its slot.
@@ -75,6 +79,14 @@ func (s *status) fail(err error) {
 	s.hurry()
 }
 
+// lasts shows what is wrong with tables as long as the session does.
+func (s *status) lasts(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lasting = err
+	s.hurry()
+}
+
 // waits shows what the session waits for before it can stream; empty for
 // nothing.
 func (s *status) waits(text string) {
@@ -103,8 +115,14 @@ func (s *status) hurry() {
 // errorCode is the code that status views show for an error.
 func errorCode(err error) string {
 	var source *SourceError
-	if errors.As(err, &source) {
+	var finding catalog.Finding
+	switch {
+	case errors.As(err, &source):
 		return source.Code
+	case errors.As(err, &finding):
+		return finding.Code
+	case errors.Is(err, walstream.ErrHistoryLost), errors.Is(err, walstream.ErrSlotActive):
+		return codeSlot
 	}
 	return codeStream
 }
@@ -119,6 +137,9 @@ func (s *status) run(ctx context.Context, r Registry, log *slog.Logger) error {
 		report.WaitingFor = s.setup
 		if s.copies != "" {
 			report.WaitingFor = strings.TrimPrefix(report.WaitingFor+"; "+s.copies, "; ")
+		}
+		if report.ErrorCode == "" && s.lasting != nil {
+			report.ErrorCode, report.Error = errorCode(s.lasting), s.lasting.Error()
 		}
 		s.mu.Unlock()
 		if err := r.Report(ctx, report); err != nil {

@@ -25,6 +25,7 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table) ([]*t
 		return nil, err
 	}
 	var tables []*tableState
+	var left []error
 	for i := range found {
 		f := &found[i]
 		saved, err := r.savedTable(f)
@@ -33,13 +34,13 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table) ([]*t
 		}
 		if !f.Usable() || !f.Heap {
 			if saved == nil {
-				k.absent[f.OID] = true
-				r.status.fail(r.unusable(f))
+				k.absent[lookedUp{oid: f.OID}] = true
+				left = append(left, r.unusable(f))
 				continue
 			}
 			return nil, r.unusable(f)
 		}
-		delete(k.absent, f.OID)
+		delete(k.absent, lookedUp{oid: f.OID})
 		t := &tableState{saved: saved, found: f, rule: f.TableName, bounded: f.AllColumns, toasted: toast[f.OID] > 0}
 		if f.Root.Name != "" && r.feed.uses(r.source.tags, f.Root.Schema, f.Root.Name) {
 			t.rule = f.Root
@@ -61,6 +62,7 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table) ([]*t
 		}
 		tables = append(tables, t)
 	}
+	r.status.lasts(errors.Join(left...))
 	for _, saved := range k.tables {
 		gone := !slices.ContainsFunc(found, func(t catalog.Table) bool { return t.OID == saved.OID })
 		name := saved.Schema + "." + saved.Name
