@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/millrace/millrace/clientsdk/internal/machine"
 	"github.com/millrace/millrace/clientsdk/internal/transport"
@@ -130,6 +131,9 @@ func (e *engine) client() (*transport.Client, string, error) {
 
 var errNoCredentials = errors.New("there are no credentials")
 
+// credentialsTimeout bounds one call of FetchCredentials.
+const credentialsTimeout = time.Minute
+
 // credentials caches what the connector gave, and lets one goroutine ask it at
 // a time.
 type credentials struct {
@@ -175,6 +179,8 @@ func (c *credentials) get(ctx context.Context, fresh bool) (Credentials, error) 
 	if last, ok := c.cached(); ok && !fresh {
 		return last, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
+	defer cancel()
 	got, err := c.connector.FetchCredentials(ctx)
 	if err != nil {
 		return Credentials{}, err

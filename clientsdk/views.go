@@ -115,23 +115,35 @@ func (t *Table) noted() string {
 	return fmt.Sprintf("INSERT OR IGNORE INTO mr_changes VALUES (%s)", sqlText(t.Name))
 }
 
-const noID = "an inserted row needs a text id: generate one (a UUID)"
+// checks are the guards of the values of an inserted or updated row.
+func (t *Table) checks() []string {
+	var out []string
+	for _, c := range t.Columns {
+		out = append(out, t.guard("typeof(NEW."+sqlName(c.Name)+") = 'blob'", "column "+c.Name+" cannot hold a BLOB: rows are JSON; encode it as text"))
+	}
+	return out
+}
+
+const (
+	noID     = "an inserted row needs a text id: generate one (a UUID)"
+	badID    = "NEW.id IS NULL OR typeof(NEW.id) <> 'text' OR NEW.id = ''"
+	changeID = "the id of a row cannot change: delete it and insert another"
+)
 
 func (t *Table) syncedTriggers() []string {
 	name := sqlText(t.Name)
 	row := func(id string) string { return fmt.Sprintf("type = %s AND id = %s", name, id) }
 	queued := "(SELECT max(id) FROM mr_queue)"
-	insert := append([]string{
-		t.guard("NEW.id IS NULL OR typeof(NEW.id) <> 'text' OR NEW.id = ''", noID),
+	insert := append(append(t.checks(),
+		t.guard(badID, noID),
 		t.guard("EXISTS (SELECT 1 FROM mr_rows WHERE "+row("NEW.id")+" AND shown = 1)", "UNIQUE constraint failed: a row with this id exists"),
-	}, t.enqueue("PUT", "NEW.id", t.inserted())...)
+	), t.enqueue("PUT", "NEW.id", t.inserted())...)
 	insert = append(insert,
 		"DELETE FROM mr_rows WHERE "+row("NEW.id")+" AND bucket = 0",
 		fmt.Sprintf("INSERT INTO mr_rows (bucket, op_id, type, id, subkey, checksum, data, shown) VALUES (0, %s, %s, NEW.id, '', 0, %s, 1)", queued, name, t.inserted()),
 	)
-	update := append([]string{
-		t.guard("NEW.id IS NOT OLD.id", "the id of a row cannot change: delete it and insert another"),
-	}, t.enqueue("PATCH", "OLD.id", t.patched())...)
+	update := append(append(t.checks(), t.guard("NEW.id IS NOT OLD.id", changeID)),
+		t.enqueue("PATCH", "OLD.id", t.patched())...)
 	update = append(update,
 		fmt.Sprintf("INSERT INTO mr_rows (bucket, op_id, type, id, subkey, checksum, data, shown) SELECT 0, %s, type, id, '', 0, data, 0 FROM mr_rows WHERE %s AND shown = 1 AND bucket <> 0", queued, row("OLD.id")),
 		fmt.Sprintf("UPDATE mr_rows SET shown = (bucket = 0), data = CASE WHEN bucket = 0 THEN %s ELSE data END WHERE %s AND (bucket = 0 OR shown = 1)", t.merged(), row("OLD.id")),
@@ -147,14 +159,14 @@ func (t *Table) syncedTriggers() []string {
 func (t *Table) localTriggers() []string {
 	name := sqlText(t.Name)
 	return []string{
-		t.trigger("INSERT",
-			t.guard("NEW.id IS NULL OR typeof(NEW.id) <> 'text' OR NEW.id = ''", noID),
+		t.trigger("INSERT", append(t.checks(),
+			t.guard(badID, noID),
 			fmt.Sprintf("INSERT INTO mr_local (type, id, data) VALUES (%s, NEW.id, %s)", name, t.inserted()),
-			t.noted()),
-		t.trigger("UPDATE",
-			t.guard("NEW.id IS NOT OLD.id", "the id of a row cannot change: delete it and insert another"),
+			t.noted())...),
+		t.trigger("UPDATE", append(t.checks(),
+			t.guard("NEW.id IS NOT OLD.id", changeID),
 			fmt.Sprintf("UPDATE mr_local SET data = %s WHERE type = %s AND id = OLD.id", t.merged(), name),
-			t.noted()),
+			t.noted())...),
 		t.trigger("DELETE",
 			fmt.Sprintf("DELETE FROM mr_local WHERE type = %s AND id = OLD.id", name),
 			t.noted()),
@@ -162,8 +174,6 @@ func (t *Table) localTriggers() []string {
 }
 
 func (t *Table) insertOnlyTriggers() []string {
-	insert := append([]string{
-		t.guard("NEW.id IS NULL OR typeof(NEW.id) <> 'text' OR NEW.id = ''", noID),
-	}, t.enqueue("PUT", "NEW.id", t.inserted())...)
+	insert := append(append(t.checks(), t.guard(badID, noID)), t.enqueue("PUT", "NEW.id", t.inserted())...)
 	return []string{t.trigger("INSERT", insert...)}
 }
