@@ -93,7 +93,7 @@ func (s *Sidecar) publish(tx *Tx) millrace.Checkpoint {
 	st := tx.st
 	st.head.Seq++
 	st.head.At = time.Now()
-	st.changes = append(slices.Clip(st.changes), record{
+	st.changes = append(st.changes, record{
 		seq: st.head.Seq, op: st.head.OpID, buckets: slices.Sorted(maps.Keys(tx.touched)), lookups: tx.lookups})
 	if !s.holding {
 		acknowledge(st)
@@ -131,7 +131,8 @@ func (tx *Tx) bucket(definition, key string) *bucket {
 func (tx *Tx) add(b *bucket, op millrace.Op) millrace.OpID {
 	tx.st.head.OpID++
 	op.ID = tx.st.head.OpID
-	b.ops = append(slices.Clip(b.ops), op)
+	// Older states share the array, but see only their part of it.
+	b.ops = append(b.ops, op)
 	b.sum += op.Checksum
 	return op.ID
 }
