@@ -76,6 +76,7 @@ func TestNewTokenMovesExpiry(t *testing.T) {
 		s.mu.Unlock()
 		s.signal()
 		time.Sleep(30 * time.Second)
+		synctest.Wait()
 		select {
 		case err := <-done:
 			t.Fatalf("ended with %v", err)
