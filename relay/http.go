@@ -19,7 +19,6 @@ func (r *Relay) routes() http.Handler {
 	mux.HandleFunc("GET "+protocol.PathWebSocket, r.serveWebSocket)
 	mux.HandleFunc("GET "+protocol.PathWriteCheckpoint, r.serveWriteCheckpoint)
 	mux.HandleFunc("POST "+protocol.PathCheckpointRequest, r.serveCheckpointRequest)
-	mux.HandleFunc("GET /probes/{probe}", r.serveProbe)
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "there is no " + req.Method + " " + req.URL.Path})
 	})
@@ -89,6 +88,11 @@ func (r *Relay) authorize(req *http.Request) (*auth.Token, error) {
 // body reads the request's body. It is called for authorised requests only:
 // nobody else may make the server read one.
 func (r *Relay) body(w http.ResponseWriter, req *http.Request, limit int64) ([]byte, error) {
+	// A server's own timeout is for strangers.
+	control := http.NewResponseController(w)
+	if err := control.SetReadDeadline(time.Now().Add(bodyWait)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return nil, err
+	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, limit))
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -99,6 +103,9 @@ func (r *Relay) body(w http.ResponseWriter, req *http.Request, limit int64) ([]b
 	}
 	return b, nil
 }
+
+// bodyWait is how long an authorised client may take to send its request.
+const bodyWait = 2 * time.Minute
 
 // agentOf prefers what SDKs say of themselves: browsers cannot set User-Agent.
 func agentOf(req *http.Request) string {
@@ -159,42 +166,4 @@ func (r *Relay) answerWrite(w http.ResponseWriter, req *http.Request, token *aut
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Write(append(answer(nil, held), '\n'))
-}
-
-// serveProbe answers orchestrators: 200, or 400 with the reason.
-func (r *Relay) serveProbe(w http.ResponseWriter, req *http.Request) {
-	status := r.publisher.currentStatus()
-	r.mu.Lock()
-	draining := r.draining
-	r.mu.Unlock()
-	reason := ""
-	switch req.PathValue("probe") {
-	case "liveness":
-	case "startup":
-		if !status.begun {
-			reason = "the sidecar was not read yet"
-		}
-	case "readiness":
-		switch {
-		case draining:
-			reason = "shutting down"
-		case !status.begun:
-			reason = "the sidecar was not read yet"
-		case status.err != nil:
-			reason = "the sidecar cannot be read; the log says why"
-		case status.head.RuleSet == 0:
-			reason = "no sync rules are active yet: the first copy of the source may still be running"
-		}
-	default:
-		writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "the probes are startup, liveness and readiness"})
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	body := []byte(`{"ok":true}`)
-	if reason != "" {
-		w.WriteHeader(http.StatusBadRequest)
-		body = strconv.AppendQuote([]byte(`{"ok":false,"reason":`), reason)
-		body = append(body, '}')
-	}
-	w.Write(append(body, '\n'))
 }

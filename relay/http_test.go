@@ -69,7 +69,6 @@ func TestRefusals(t *testing.T) {
 		{"checkpoint of the sentinel", "POST", ask, good, `{"client_id":"c","checkpoint_request_id":"9223372036854775807"}`, 400, "PSYNC_S2001", "greater than"},
 		{"unknown route", "GET", srv.URL + "/nothing", good, "", 404, "PSYNC_S2002", "/nothing"},
 		{"wrong method", "GET", stream, good, "", 404, "PSYNC_S2002", "GET /sync/stream"},
-		{"unknown probe", "GET", srv.URL + "/probes/x", "", "", 404, "PSYNC_S2002", "liveness"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			resp, body := do(t, c.method, c.url, c.token, c.body)
@@ -263,19 +262,14 @@ func TestUnreachableSidecar(t *testing.T) {
 	}
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
 	pgtest.Eventually(t, 5*time.Second, func() error {
-		if resp, body := do(t, "GET", srv.URL+"/probes/readiness", "", ""); resp.StatusCode != 400 || !strings.Contains(body, "cannot be read") {
-			return fmt.Errorf("status %d: %s", resp.StatusCode, body)
+		if err := srv.Relay.Ready(); !errors.Is(err, relay.ErrUnavailable) {
+			return fmt.Errorf("ready: %v", err)
 		}
 		return nil
 	})
 	side.Break(nil)
 	c.until(cp.OpID) // the stream went on
-	pgtest.Eventually(t, 5*time.Second, func() error {
-		if resp, body := do(t, "GET", srv.URL+"/probes/readiness", "", ""); resp.StatusCode != 200 {
-			return fmt.Errorf("status %d: %s", resp.StatusCode, body)
-		}
-		return nil
-	})
+	pgtest.Eventually(t, 5*time.Second, srv.Relay.Ready)
 }
 
 func TestShutdownEndsStreams(t *testing.T) {

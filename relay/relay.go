@@ -128,6 +128,25 @@ func New(cfg Config, source Source) (*Relay, error) {
 // Handler serves the endpoints of the sync protocol and the probes.
 func (r *Relay) Handler() http.Handler { return r.handler }
 
+// Ready tells why clients cannot be served at present, in words; nil if they can.
+func (r *Relay) Ready() error {
+	status := r.publisher.currentStatus()
+	r.mu.Lock()
+	draining := r.draining
+	r.mu.Unlock()
+	switch {
+	case draining:
+		return errors.New("it is shutting down")
+	case status.err != nil:
+		return status.err
+	case !status.begun:
+		return errors.New("the sidecar was not read yet")
+	case status.head.RuleSet == 0:
+		return errors.New("no sync rules are active yet: the first copy of the source may still be running")
+	}
+	return nil
+}
+
 // Run works until ctx ends, then ends all sessions, telling them to reconnect,
 // and returns once they are gone.
 func (r *Relay) Run(ctx context.Context) error {

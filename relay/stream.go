@@ -61,6 +61,10 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold lines back
 	t := &httpStream{w: w, control: http.NewResponseController(w), timeout: r.limits.WriteTimeout}
+	// Nothing more is read: a server's read timeout would end the stream.
+	if err := t.control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return
+	}
 	if acceptsGzip(req.Header.Values("Accept-Encoding")) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
