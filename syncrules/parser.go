@@ -205,7 +205,7 @@ func (p *parser) selectStatement() *selectStmt {
 	start := p.cur().start
 	p.expectWord("select")
 	sel := &selectStmt{}
-	if p.isWord("distinct") || p.isWord("all") && !p.peek(1).isOp(",") && p.peek(1).kind != tokOp {
+	if p.isWord("distinct") || p.isWord("all") && p.peek(1).kind == tokIdent && !p.peek(1).isWord("from") {
 		if t := p.advance(); t.text == "distinct" {
 			s := p.span(t)
 			sel.distinct = &s

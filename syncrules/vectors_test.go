@@ -197,7 +197,8 @@ func (c *vectorCheck) run() {
 	c.rules = rules
 	superset := c.tagged("superset-ok")
 	if c.tagged("peer-bug") {
-		// What is recorded is wrong; TestPeerBugs has what is right.
+		// What is recorded is wrong; TestSameParameterTwice and
+		// TestParameterOrder have what is right.
 		if rules == nil {
 			c.problem("does not load\n%s", diags.Error())
 		}
