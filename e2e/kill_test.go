@@ -65,7 +65,7 @@ func (s *system) killUnderLoad(p *process, seed int) *process {
 	p.kill9(s.t)
 	p = s.start()
 	s.t.Logf("seed %d: %d transactions, %d kills", seed, committed, kills+1)
-	s.caughtUp(2 * time.Minute)
+	s.caughtUp(drainTimeout)
 	s.oracle()
 	return p
 }
@@ -130,7 +130,7 @@ func TestKillDuringInitialCopy(t *testing.T) {
 			if kills == 0 {
 				t.Error("the copy was over before the first kill; raise E2E_BIG_ROWS")
 			}
-			s.caughtUp(2 * time.Minute)
+			s.caughtUp(drainTimeout)
 			s.oracle()
 			s.checkFootprint()
 		})
@@ -215,7 +215,7 @@ func TestKillDuringLargeTransaction(t *testing.T) {
 			p.kill9(t)
 			p = s.start()
 		}
-		s.caughtUp(2 * time.Minute)
+		s.caughtUp(drainTimeout)
 		watch.finish(t)
 		s.oracle()
 	}
@@ -287,7 +287,7 @@ func TestTransactionsAreVisibleWholly(t *testing.T) {
 		if err := <-s.background(bigTransaction(turn, bigRows(t))); err != nil {
 			t.Fatal(err)
 		}
-		s.caughtUp(2 * time.Minute)
+		s.caughtUp(drainTimeout)
 		watch.finish(t)
 	}
 	pgtest.Eventually(t, waitTimeout, func() error { return l.progress(200) })

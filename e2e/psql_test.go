@@ -139,6 +139,8 @@ const (
 	// startTimeout bounds a start with its initial copy, waitTimeout a change.
 	startTimeout = 60 * time.Second
 	waitTimeout  = 30 * time.Second
+	// drainTimeout bounds the way through a backlog with a large transaction.
+	drainTimeout = 2 * time.Minute
 )
 
 // eventuallyQuery waits until a query on a server gives what is wanted.

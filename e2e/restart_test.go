@@ -23,7 +23,7 @@ func (s *system) restarts(p *process, seed uint64, times int, restart func()) {
 	if _, err := l.Stop(); err != nil {
 		s.t.Error(err)
 	}
-	s.caughtUp(2 * time.Minute)
+	s.caughtUp(drainTimeout)
 	if !p.running() {
 		s.t.Error("the decoder ended")
 	}
@@ -90,7 +90,7 @@ func TestSourceStopsFast(t *testing.T) {
 		return err
 	})
 	stop("in a large transaction", 30*time.Second)
-	s.caughtUp(2 * time.Minute)
+	s.caughtUp(drainTimeout)
 	if !p.running() {
 		t.Error("the decoder ended")
 	}

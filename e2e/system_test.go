@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -163,6 +164,12 @@ func (s *system) caughtUp(timeout time.Duration) {
 	s.t.Helper()
 	want := fmt.Sprintf(`{"id":"mark","n":%d}`, s.mark())
 	start := time.Now()
+	arrived := false
+	defer func() {
+		if !arrived {
+			s.explain()
+		}
+	}()
 	pgtest.Eventually(s.t, timeout, func() error {
 		if !s.anyRunning() {
 			s.t.Fatal("no decoder is running")
@@ -183,7 +190,34 @@ func (s *system) caughtUp(timeout time.Duration) {
 		}
 		return nil
 	})
+	arrived = true
 	s.t.Logf("caught up after %v", time.Since(start).Round(time.Millisecond))
+}
+
+// explain logs what a person would look at if the sidecar does not follow, and
+// asks the processes for their goroutines.
+func (s *system) explain() {
+	s.t.Helper()
+	const sessions = `SELECT coalesce(jsonb_pretty(jsonb_agg(to_jsonb(a) - 'datname' - 'datid' - 'usesysid' - 'client_addr')), '')
+		FROM (SELECT pid, application_name, state, wait_event_type, wait_event, query, now() - xact_start AS open, backend_xmin, pg_blocking_pids(pid) AS blocked_by
+			FROM pg_stat_activity WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_backend_pid()) a`
+	for _, q := range []struct{ what, uri, sql string }{
+		{"status", s.sidecarURI, `SELECT jsonb_pretty(to_jsonb(s)) FROM millrace.status s`},
+		{"replication", s.sidecarURI, `SELECT jsonb_pretty(jsonb_agg(r)) FROM millrace.replication r`},
+		{"sessions on the sidecar", s.sidecarURI, sessions},
+		{"sessions on the source", s.sourceURI, sessions},
+		{"slots", s.sourceURI, `SELECT coalesce(jsonb_pretty(jsonb_agg(s)), '') FROM pg_replication_slots s`},
+	} {
+		text, err := tryQuery[string](q.uri, q.sql)
+		s.t.Logf("%s: %s %v", q.what, text, err)
+	}
+	for _, p := range s.procs {
+		if p.running() {
+			p.signal(s.t, syscall.SIGCONT)
+			p.signal(s.t, syscall.SIGQUIT)
+			<-p.done
+		}
+	}
 }
 
 // proxied puts a proxy in front of the server a URI names.
