@@ -426,7 +426,7 @@ func checkHTTP(t *testing.T, f devserver.DevFile) {
 	} else {
 		arrives(t, f, uploaded)
 	}
-	if code, body := get("/sync/stream"); code != http.StatusNotFound || !json.Valid([]byte(body)) || !strings.Contains(body, "no relay yet") {
+	if code, body := get("/sync/stream"); code != http.StatusNotFound || !json.Valid([]byte(body)) || !strings.Contains(body, "PSYNC_S2002") {
 		t.Errorf("/sync/stream: %d %s", code, body)
 	}
 }

@@ -13,6 +13,10 @@ import (
 
 // health is what the probes answer. Safe for concurrent use.
 type health struct {
+	// clients tells why clients cannot be served; nil if this process serves
+	// none. Set before use.
+	clients func() error
+
 	mu      sync.Mutex // guards what follows
 	started bool
 	role    string // what this process does at present
@@ -56,10 +60,17 @@ type probeAnswer struct {
 }
 
 func (h *health) answer() (probeAnswer, bool) {
+	var unserved error
+	if h.clients != nil {
+		unserved = h.clients()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.reason != "" {
+	switch {
+	case h.reason != "":
 		return probeAnswer{Status: "not ready", Role: h.role, Reason: h.reason}, h.started
+	case unserved != nil:
+		return probeAnswer{Status: "not ready", Role: h.role, Reason: "clients cannot be served: " + redact(unserved.Error())}, h.started
 	}
 	a := probeAnswer{Status: "ready", Role: h.role}
 	for _, id := range slices.Sorted(maps.Keys(h.problems)) {
@@ -68,9 +79,10 @@ func (h *health) answer() (probeAnswer, bool) {
 	return a, h.started
 }
 
-// newMux serves probes, the start page, and a plain answer for the rest. page
-// is what the start page says; it must hold no secrets.
-func newMux(h *health, page startPage) *http.ServeMux {
+// newMux serves probes, the start page, and clients with the rest; without a
+// handler for clients, a plain answer. page is what the start page says; it
+// must hold no secrets.
+func newMux(h *health, page startPage, clients http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /probes/liveness", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, probeAnswer{Status: "alive"})
@@ -96,14 +108,18 @@ func newMux(h *health, page startPage) *http.ServeMux {
 		_ = startTemplate.Execute(w, struct {
 			startPage
 			probeAnswer
-		}{page, a})
+			Clients bool
+		}{page, a, h.clients != nil})
 	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusNotFound, map[string]any{"error": map[string]string{
-			"code":        "NOT_FOUND",
-			"description": r.Method + " " + r.URL.Path + " is not served: this build has no relay yet, only /, /probes/startup, /probes/liveness and /probes/readiness",
-		}})
-	})
+	if clients == nil {
+		clients = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			writeJSON(w, http.StatusNotFound, map[string]any{"error": map[string]any{
+				"code": "PSYNC_S2002", "status": http.StatusNotFound,
+				"description": r.Method + " " + r.URL.Path + " is not served: this process has no relay (--role decoder), only /, /probes/startup, /probes/liveness and /probes/readiness",
+			}})
+		})
+	}
+	mux.Handle("/", clients)
 	return mux
 }
 
@@ -162,7 +178,7 @@ SELECT * FROM millrace.buckets LIMIT 20;</pre>
 <p>Passwords are not shown here; <code>millrace dev</code> prints complete addresses in its terminal.</p>
 <h2>Probes</h2>
 <p><code>/probes/startup</code>, <code>/probes/liveness</code> and <code>/probes/readiness</code> answer in JSON.
-This build serves no clients yet.</p>
+{{if .Clients}}Clients connect to this address: <code>POST /sync/stream</code> for PowerSync SDKs, <code>GET /sync/ws</code> for ours.{{end}}</p>
 </body>
 </html>
 `))

@@ -79,7 +79,6 @@ func TestCommandLine(t *testing.T) {
 		{"no configuration", []string{"serve", "-c", "none.yaml"}, exitUsage, "there is no configuration file none.yaml: name one with -c"},
 		{"no default configuration", []string{"serve"}, exitUsage, "there is no configuration file millrace.yaml"},
 		{"bad configuration", []string{"serve", "-c", configFile(t, source, sidecar, "rulez: x\n")}, exitUsage, `millrace.yaml:3:1: error: rulez: unknown key (did you mean "rules"?)`},
-		{"relay", []string{"serve", "-c", good, "--role", "relay"}, exitUsage, "this build has no relay yet"},
 		{"unknown role", []string{"serve", "-c", good, "--role", "cook"}, exitUsage, "all, decoder, relay"},
 		{"no rules", []string{"serve", "-c", configFile(t, source, sidecar, "rules: none.yaml\n")}, exitUsage, "none.yaml"},
 		{"bad rules", []string{"serve", "-c", configFile(t, source, sidecar, "rules: "+writeFile(t, "bad.yaml", "bucket_definitions:\n  a: {data: [SELEC]}\n")+"\n")}, exitFinding, "bad.yaml:2:"},
@@ -325,7 +324,7 @@ func TestSpoolDir(t *testing.T) {
 
 func TestProbes(t *testing.T) {
 	h := newHealth()
-	s := httptest.NewServer(newMux(h, startPage{Version: "millrace x", Rules: "<r>", Sidecar: pageDatabase{"sidecar", "postgres://h/m"}}))
+	s := httptest.NewServer(newMux(h, startPage{Version: "millrace x", Rules: "<r>", Sidecar: pageDatabase{"sidecar", "postgres://h/m"}}, nil))
 	defer s.Close()
 	check := func(probe string, want int, says string) {
 		t.Helper()
@@ -358,7 +357,12 @@ func TestProbes(t *testing.T) {
 	check("/probes/startup", http.StatusOK, "started")
 	check("/probes/readiness", http.StatusServiceUnavailable, "no sidecar")
 	check("/", http.StatusOK, "no sidecar")
-	check("/sync/stream", http.StatusNotFound, "no relay yet")
+	check("/sync/stream", http.StatusNotFound, "no relay (--role decoder)")
+	h.clients = func() error { return errors.New("no rules") }
+	h.set("decoding", "")
+	check("/probes/readiness", http.StatusServiceUnavailable, "clients cannot be served: no rules")
+	h.clients = nil
+	h.set("waiting", "no sidecar")
 	if out, _, code := run(t, "probe", s.URL+"/probes/liveness"); code != exitOK || !strings.Contains(out, "alive") {
 		t.Errorf("probe: %d %s", code, out)
 	}

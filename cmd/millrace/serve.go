@@ -59,23 +59,23 @@ says where.`,
 			}
 			r := role(roleText)
 			switch r {
-			case roleAll, roleDecoder:
-			case roleRelay:
-				return usage(errors.New("--role relay: this build has no relay yet; use all or decoder"))
+			case roleAll, roleDecoder, roleRelay:
 			default:
 				return usage(fmt.Errorf("--role %q is not one of all, decoder, relay", roleText))
 			}
 			if err := refuseUnsupported(cfg); err != nil {
 				return err
 			}
-			rules, err := os.ReadFile(cfg.Rules)
-			if err != nil {
-				return usage(fmt.Errorf("read the rules: %w; the key rules says where they are", err))
+			if r != roleRelay { // relays serve what a decoder deployed
+				rules, err := os.ReadFile(cfg.Rules)
+				if err != nil {
+					return usage(fmt.Errorf("read the rules: %w; the key rules says where they are", err))
+				}
+				if err := checkRules(cfg.Rules, rules); err != nil {
+					return err
+				}
 			}
-			if err := checkRules(cfg.Rules, rules); err != nil {
-				return err
-			}
-			if address == "" && r == roleAll {
+			if address == "" && r != roleDecoder {
 				address = cfg.Relay.Listen
 			}
 			var listener net.Listener
@@ -105,24 +105,42 @@ says where.`,
 	return cmd
 }
 
-// serve runs the decoder and, if there is a listener, the HTTP server, until
-// ctx ends or one of them cannot go on. backend is the demo's, in development.
+// serve runs the decoder, the relay, or both, and, if there is a listener, the
+// HTTP server, until ctx ends or one of them cannot go on. backend is the
+// demo's, in development.
 func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, backend devserver.Backend, log *slog.Logger) error {
 	h := newHealth()
+	var clients http.Handler
+	var serveClients func(context.Context) error
+	if r != roleDecoder {
+		rel, closeRelay, err := newRelay(ctx, cfg, l.Addr().String(), log)
+		if err != nil {
+			return err
+		}
+		defer closeRelay()
+		clients, serveClients, h.clients = rel.Handler(), rel.Run, rel.Ready
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	if l != nil {
 		page := startPage{Version: versionText(), Rules: cfg.Rules, Sidecar: pageDatabase{"sidecar", withoutPassword(cfg.Sidecar.URI)}}
 		for _, s := range cfg.Sources {
 			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
 		}
-		mux := newMux(h, page)
+		mux := newMux(h, page, clients)
 		if backend.Handler != nil {
 			mux.Handle(backend.Path, backend.Handler)
 		}
 		group.Go(func() error { return serveHTTP(ctx, l, mux, log) })
 		log.Info("listening", "address", l.Addr().String(), "role", string(r))
 	}
-	group.Go(func() error { return lead(ctx, cfg, h, log) })
+	if serveClients != nil {
+		group.Go(func() error { return serveClients(ctx) })
+	}
+	if r == roleRelay {
+		h.set("serving", "")
+	} else {
+		group.Go(func() error { return lead(ctx, cfg, h, log) })
+	}
 	return group.Wait()
 }
 
