@@ -305,6 +305,12 @@ func (w *Writer) begins(ctx context.Context) error {
 	}); err != nil {
 		return w.failure("read positions", err)
 	}
+	// Every statement of the row path asks for rows by key, and its plan is made
+	// once: never a plan that fitted the empty table it was made for.
+	if _, err := w.conn.Exec(ctx, `
+		SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off`); err != nil {
+		return w.failure("set up the writing session", err)
+	}
 	if err := w.prepare(ctx); err != nil {
 		return err
 	}

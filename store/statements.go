@@ -9,6 +9,12 @@ import (
 
 // The statements of the row path, prepared once a term. Parameters and results
 // are binary. Each has a test that its plan uses the index meant for it.
+//
+// Their generic plans are made once, perhaps for an empty table, and must
+// still fit the full one. So keys are looked up one by one in a LATERAL that
+// cannot be pulled up: with = ANY (...), or as a join, the planner may read
+// all rows of a (definition, table) and filter. Deletes find their row the same
+// way and reach it by ctid.
 const (
 	stmtRowState = "millrace_row_state"
 	stmtLookups  = "millrace_lookups"
@@ -28,26 +34,31 @@ const (
 	stmtErrorsDelete  = "millrace_errors_delete"
 	stmtErrorsInsert  = "millrace_errors_insert"
 
-	stmtPosition   = "millrace_position"
-	stmtCheckpoint = "millrace_checkpoint"
-	stmtNotify     = "millrace_notify"
-	stmtHead       = "millrace_head"
+	stmtPosition    = "millrace_position"
+	stmtCheckpoint  = "millrace_checkpoint"
+	stmtAcknowledge = "millrace_acknowledge"
+	stmtNotify      = "millrace_notify"
+	stmtHead        = "millrace_head"
 )
 
 var statements = map[string]string{
 	stmtRowState: `
-		SELECT row_key, outputs FROM millrace.row_state
-		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])`,
+		SELECT s.row_key, s.outputs FROM unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT s.row_key, s.outputs FROM millrace.row_state s
+			WHERE s.definition = $1::int4 AND s.source_table = $2::int4 AND s.row_key = k.row_key LIMIT 1) s`,
 	stmtLookups: `
-		SELECT row_key, added, key, outputs FROM millrace.lookups
-		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])
-		AND removed = 9223372036854775807`,
+		SELECT l.row_key, l.added, l.key, l.outputs FROM unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT l.row_key, l.added, l.key, l.outputs FROM millrace.lookups l
+			WHERE l.definition = $1::int4 AND l.source_table = $2::int4 AND l.row_key = k.row_key
+			AND l.removed = 9223372036854775807 OFFSET 0) l`,
 	stmtBuckets: `
-		SELECT name, id FROM millrace.bucket_names
-		WHERE definition = $1::int4 AND name = ANY ($2::text[])`,
+		SELECT b.name, b.id FROM unnest($2::text[]) AS k (name) CROSS JOIN LATERAL (
+			SELECT b.name, b.id FROM millrace.bucket_names b
+			WHERE b.definition = $1::int4 AND b.name = k.name LIMIT 1) b`,
 	stmtWide: `
-		SELECT row_key, "values" FROM millrace.row_wide
-		WHERE source_table = $1::int4 AND row_key = ANY ($2::text[])`,
+		SELECT r.row_key, r."values" FROM unnest($2::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT r.row_key, r."values" FROM millrace.row_wide r
+			WHERE r.source_table = $1::int4 AND r.row_key = k.row_key LIMIT 1) r`,
 
 	stmtStatePage: `
 		SELECT row_key, outputs FROM millrace.row_state
@@ -59,8 +70,10 @@ var statements = map[string]string{
 		ORDER BY definition, source_table, row_key LIMIT $3::int4`,
 
 	stmtStateDelete: `
-		DELETE FROM millrace.row_state
-		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key = ANY ($3::text[])`,
+		DELETE FROM millrace.row_state d USING unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT s.ctid FROM millrace.row_state s
+			WHERE s.definition = $1::int4 AND s.source_table = $2::int4 AND s.row_key = k.row_key LIMIT 1) s
+		WHERE d.definition = $1::int4 AND d.ctid = s.ctid`,
 	stmtTotalsInsert: `
 		INSERT INTO millrace.bucket_totals (bucket, last_op, ops, rows, bytes, checksum)
 		SELECT * FROM unnest($1::int8[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::int4[])`,
@@ -79,17 +92,20 @@ var statements = map[string]string{
 	stmtLookupsDelete: `
 		DELETE FROM millrace.lookups WHERE added = ANY ($1::int8[])`,
 	stmtWideDelete: `
-		DELETE FROM millrace.row_wide w
-		USING unnest($1::int4[], $2::text[]) AS d (source_table, row_key)
-		WHERE w.source_table = d.source_table AND w.row_key = d.row_key`,
+		DELETE FROM millrace.row_wide d USING unnest($1::int4[], $2::text[]) AS k (source_table, row_key) CROSS JOIN LATERAL (
+			SELECT r.ctid FROM millrace.row_wide r
+			WHERE r.source_table = k.source_table AND r.row_key = k.row_key LIMIT 1) r
+		WHERE d.ctid = r.ctid`,
 	stmtWideStore: `
 		INSERT INTO millrace.row_wide (source_table, row_key, "values")
 		SELECT * FROM unnest($1::int4[], $2::text[], $3::bytea[])
 		ON CONFLICT (source_table, row_key) DO UPDATE SET "values" = excluded."values"`,
 	stmtErrorsDelete: `
-		DELETE FROM millrace.row_errors e
-		USING unnest($1::int4[], $2::int4[], $3::text[]) AS d (definition, source_table, row_key)
-		WHERE e.definition = d.definition AND e.source_table = d.source_table AND e.row_key = d.row_key`,
+		DELETE FROM millrace.row_errors d
+		USING unnest($1::int4[], $2::int4[], $3::text[]) AS k (definition, source_table, row_key) CROSS JOIN LATERAL (
+			SELECT e.ctid FROM millrace.row_errors e
+			WHERE e.definition = k.definition AND e.source_table = k.source_table AND e.row_key = k.row_key LIMIT 1) e
+		WHERE d.ctid = e.ctid`,
 	stmtErrorsInsert: `
 		INSERT INTO millrace.row_errors (definition, source_table, row_key, message)
 		SELECT * FROM unnest($1::int4[], $2::int4[], $3::text[], $4::text[])
@@ -100,6 +116,16 @@ var statements = map[string]string{
 	stmtCheckpoint: `
 		INSERT INTO millrace.checkpoint_log (seq, op_id, at, published, lsns, buckets, lookups)
 		VALUES ($1::int8, $2::int8, clock_timestamp(), $3::timestamptz, $4::text::jsonb, $5::int8[], $6::int4[])`,
+	// Rows are locked in the order in which relays lock them, so that neither
+	// waits for the other in a circle.
+	stmtAcknowledge: `
+		WITH due AS (
+			SELECT w.user_id, d.id FROM unnest($1::text[], $2::int8[]) AS d (user_id, id)
+			JOIN millrace.write_requests w ON w.user_id = d.user_id
+			WHERE w.acked_id < d.id AND w.id >= d.id
+			ORDER BY w.user_id FOR NO KEY UPDATE OF w)
+		UPDATE millrace.write_requests w SET acked_id = due.id, acked_seq = $3::int8
+		FROM due WHERE w.user_id = due.user_id`,
 	// Notifications are hints. A queue that fills up is left alone before it
 	// makes COMMIT fail for everybody; relays poll anyway.
 	stmtNotify: `
