@@ -93,6 +93,9 @@ type Flush struct {
 	// Activate puts a rule set in force with a number of its own; 0 for none.
 	// The flush then holds nothing else that clients see.
 	Activate RuleSetID
+	// Acknowledge are write checkpoints that this flush contains: its positions
+	// have reached what the sources had committed when they were requested.
+	Acknowledge []WriteRequest
 	// Published is the commit time on the source of the newest transaction
 	// contained; zero if there is none.
 	Published time.Time

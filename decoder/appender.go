@@ -30,6 +30,7 @@ type appender struct {
 	handed    int  // batches handed over so far, of all flushes
 	published time.Time
 	copies    []*copyRun // whose state is to be stored
+	writes    pendingWrites
 
 	activated map[millrace.RuleSetID]bool
 	queue     []event
@@ -141,6 +142,9 @@ func (a *appender) settle(ctx context.Context) error {
 	if wait <= 0 {
 		return a.flush(ctx, 0)
 	}
+	if !a.hasWork() && a.given == 0 && a.writes.reached(a.positionOf) {
+		return a.flush(ctx, 0)
+	}
 	if !a.hasWork() && a.given == 0 && a.moved() {
 		if wait = a.policy.positions(now, a.wantsPositions()); wait <= 0 {
 			return a.flush(ctx, 0)
@@ -153,6 +157,16 @@ func (a *appender) settle(ctx context.Context) error {
 // hasWork tells whether there is anything but positions to flush.
 func (a *appender) hasWork() bool {
 	return len(a.batch.changes) > 0 || a.pieces || len(a.copies) > 0
+}
+
+// positionOf is how far a source's transactions are evaluated.
+func (a *appender) positionOf(id millrace.SourceID) millrace.LSN {
+	for _, s := range a.sources {
+		if s.saved.ID == id {
+			return s.position
+		}
+	}
+	return 0
 }
 
 // moved tells whether a source's position is beyond what is durable.
@@ -209,6 +223,9 @@ func (a *appender) flush(ctx context.Context, activate millrace.RuleSetID) error
 			a.batch.applied[s.saved.ID] = s.position
 		}
 		s.nagged = 0
+	}
+	if activate == 0 {
+		f.Acknowledge = a.writes.take(a.positionOf)
 	}
 	for _, c := range a.copies {
 		c.store(f)

@@ -33,6 +33,9 @@ type Config struct {
 	// that an idle one does not hold back WAL. Default 60 s, negative for
 	// never.
 	Heartbeat time.Duration
+	// WriteCheckpointSources are the names of the sources a write checkpoint
+	// waits for. Default: all.
+	WriteCheckpointSources []string
 	// SlotTimeout is how long the creation of a slot may wait for transactions
 	// that are running. Default 10 min.
 	SlotTimeout time.Duration
@@ -83,6 +86,11 @@ func (c Config) withDefaults() (Config, error) {
 		setDefault(&s.Publication, "millrace")
 		if !slotName.MatchString(s.Slot) {
 			return c, fmt.Errorf("decoder config: slot %q of source %q: a name has 1 to 63 of a-z, 0-9 and _", s.Slot, s.Name)
+		}
+	}
+	for _, name := range c.WriteCheckpointSources {
+		if !names[name] {
+			return c, fmt.Errorf("decoder config: write checkpoints wait for a source %q, which there is not", name)
 		}
 	}
 	setDefault(&c.RulesFile, "rules")

@@ -57,6 +57,10 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	}
 	g.Go(func() error { return w.run(ctx) })
 	g.Go(func() error { return a.run(ctx) })
+	if requests, ok := sidecar.(WriteRequests); ok {
+		watch := newWriteWatch(&c, a)
+		g.Go(func() error { return watch.run(ctx, requests) })
+	}
 	err = g.Wait()
 	a.drain()
 	return err

@@ -32,6 +32,17 @@ type Sink interface {
 	Rollback(ctx context.Context) error
 }
 
+// WriteRequests is the part of the sidecar that remembers which devices wait to
+// see what they wrote. A sidecar need not have it.
+type WriteRequests interface {
+	// WatchWriteRequests gives take the requests that no checkpoint contains,
+	// soon after they were stored, until ctx ends. take tells positions that
+	// the sources had reached after that; they are noted for people to see.
+	// Requests that take fails for are given again later. It uses a connection
+	// of its own, and waits while it has none.
+	WatchWriteRequests(ctx context.Context, take func(context.Context, []millrace.WriteRequest) ([]millrace.SourcePosition, error)) error
+}
+
 // Registry is the part of the sidecar that remembers sources, tables and rule
 // sets. Its writes are transactions of their own under the same fence, made
 // while no flush is open. Not for concurrent use with Sink, but for Report.

@@ -65,7 +65,7 @@ func (w *Writer) commit(ctx context.Context, f *millrace.Flush) (millrace.Checkp
 		b.add(stmtPosition, binary.BigEndian.AppendUint16(nil, uint16(p.Source)), []byte(p.LSN.String()))
 	}
 	c := millrace.Checkpoint{Seq: w.head.Seq + 1, OpID: w.flush.op}
-	w.addCheckpoint(&b, c, lsns, f.Published)
+	w.addCheckpoint(&b, c, lsns, f)
 	c.At, err = w.finish(ctx, &b)
 	if err != nil {
 		return none, err
@@ -92,12 +92,16 @@ func (w *Writer) movedPositions(f *millrace.Flush) (map[millrace.SourceID]millra
 	return lsns, nil
 }
 
-// addCheckpoint adds what ends every flush: the checkpoint's row, the
-// notification, and last the head.
-func (w *Writer) addCheckpoint(b *batch, c millrace.Checkpoint, lsns map[millrace.SourceID]millrace.LSN, published time.Time) {
-	seq, op, at := int8Param(c.Seq), int8Param(c.OpID), timestampParam(published)
+// addCheckpoint adds what ends every flush: the checkpoint's row, the write
+// checkpoints it acknowledges, the notification, and last the head.
+func (w *Writer) addCheckpoint(b *batch, c millrace.Checkpoint, lsns map[millrace.SourceID]millrace.LSN, f *millrace.Flush) {
+	seq, op, at := int8Param(c.Seq), int8Param(c.OpID), timestampParam(f.Published)
 	buckets, lookups := w.changes()
 	b.add(stmtCheckpoint, seq, op, at, appendPositions(nil, lsns), buckets, lookups)
+	if len(f.Acknowledge) > 0 {
+		users, ids := latestRequests(f.Acknowledge)
+		b.add(stmtAcknowledge, textArray(users), int8Array(ids), seq)
+	}
 	if w.store.notify.on() {
 		b.add(stmtNotify, fmt.Appendf(nil, `{"seq":%d,"op_id":"%d"}`, c.Seq, c.OpID))
 	}

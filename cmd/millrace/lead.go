@@ -117,6 +117,8 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		Heartbeat:       cfg.Decoder.Heartbeat,
 		Logger:          log,
+
+		WriteCheckpointSources: cfg.WriteCheckpointSources,
 	}
 	for _, s := range cfg.Sources {
 		d.Sources = append(d.Sources, decoder.SourceConfig{Name: s.Name, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication})
