@@ -107,6 +107,17 @@ func (f *fixture) start() {
 	f.term = startTerm(f.config, f.sidecar)
 }
 
+// reconnect is for a server that was started again.
+func (f *fixture) reconnect() {
+	f.t.Helper()
+	db, err := pgx.Connect(context.Background(), f.uri)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.db = db
+	f.t.Cleanup(func() { _ = db.Close(context.Background()) })
+}
+
 // head is the source's insert position.
 func (f *fixture) head() millrace.LSN {
 	f.t.Helper()

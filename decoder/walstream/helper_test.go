@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -32,7 +33,12 @@ type source struct {
 
 func newSource(t testing.TB, uri string, setup ...string) *source {
 	t.Helper()
-	s := &source{t: t, uri: uri, slot: strings.ToLower(strings.NewReplacer("/", "_", "#", "_").Replace(t.Name()))}
+	u, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The database's name is unique, a slot's has to be.
+	s := &source{t: t, uri: uri, slot: strings.TrimPrefix(u.Path, "/")}
 	s.conn = s.connect()
 	s.exec(setup...)
 	s.exec("CREATE PUBLICATION p FOR ALL TABLES")
