@@ -32,6 +32,7 @@ var (
 		`PRAGMA temp_store = memory`,
 		`PRAGMA cache_size = -51200`,
 		`PRAGMA recursive_triggers = 0`,
+		`PRAGMA wal_autocheckpoint = 4000`,
 	}
 )
 

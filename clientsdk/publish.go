@@ -52,7 +52,7 @@ func (s *store) complete(ctx context.Context, c completion) (out outcome, err er
 			return err
 		}
 		if !open && (c.Full || c.Priority > 0) {
-			return nil
+			return t.prune()
 		}
 		out.Published = true
 		staged := make([]*bucket, 0, 8)
@@ -64,6 +64,29 @@ func (s *store) complete(ctx context.Context, c completion) (out outcome, err er
 		return t.publish(staged, c.Full, c.Priority, c.OpID)
 	})
 	return out, err
+}
+
+// defaultPruneAfter is how many ops may be staged behind a shut gate before
+// versions that will never be shown are deleted.
+const defaultPruneAfter = 50_000
+
+// prune keeps what is staged behind a shut gate from growing with the number of
+// ops rather than of rows.
+func (t *txn) prune() error {
+	if t.s.unpruned < t.s.pruneAfter {
+		return nil
+	}
+	t.s.unpruned = 0
+	for _, b := range t.s.buckets {
+		if !b.staged() {
+			continue
+		}
+		b.fresh = nil // its count is wrong from here on
+		if err := t.exec(deleteStale, b.id, int64(b.published)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle records a validated full completion.
@@ -131,6 +154,9 @@ const (
 	showOnly       = `UPDATE mr_rows SET shown = 1 WHERE bucket = ? AND op_id > ? AND data IS NOT NULL AND NOT EXISTS (SELECT 1 FROM mr_rows o WHERE o.type = mr_rows.type AND o.id = mr_rows.id AND o.rowid <> mr_rows.rowid)`
 	touchContested = `INSERT OR IGNORE INTO mr_touched SELECT type, id FROM mr_rows WHERE bucket = ? AND op_id > ? AND shown = 0`
 
+	deleteStale = `DELETE FROM mr_rows WHERE bucket = ? AND op_id > ? AND EXISTS (
+  SELECT 1 FROM mr_rows n WHERE n.type = mr_rows.type AND n.id = mr_rows.id AND n.bucket = mr_rows.bucket AND n.subkey = mr_rows.subkey AND n.op_id > mr_rows.op_id)`
+
 	deleteSuperseded = `DELETE FROM mr_rows WHERE rowid IN (
   SELECT r.rowid FROM mr_touched t CROSS JOIN mr_rows r ON r.type = t.type AND r.id = t.id JOIN mr_buckets b ON b.id = r.bucket
   WHERE r.op_id <= b.published AND (r.data IS NULL OR EXISTS (
@@ -189,13 +215,34 @@ func (t *txn) publishBucket(b *bucket) error {
 		}
 		b.cleared = 0
 	}
-	for _, q := range []string{changedTypes, showOnly, touchContested} {
-		if err := t.exec(q, b.id, int64(b.published)); err != nil {
+	if err := t.noteTypes(b); err != nil {
+		return err
+	}
+	shown, err := t.affected(showOnly, b.id, int64(b.published))
+	if err != nil {
+		return err
+	}
+	if b.fresh == nil || b.fresh.rows != shown { // some have other versions, or are removals
+		if err := t.exec(touchContested, b.id, int64(b.published)); err != nil {
 			return err
 		}
 	}
+	b.fresh = newStaging()
 	b.published = b.position
 	return t.save(b)
+}
+
+// noteTypes tells watchers of the types a bucket has staged.
+func (t *txn) noteTypes(b *bucket) error {
+	if b.fresh == nil {
+		return t.exec(changedTypes, b.id, int64(b.published))
+	}
+	for typ := range b.fresh.types {
+		if err := t.exec(`INSERT OR IGNORE INTO mr_changes VALUES (?)`, typ); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *txn) synced(priority int, upTo millrace.OpID) error {

@@ -84,7 +84,7 @@ func (t *txn) bucket(name string) (*bucket, error) {
 	if b := t.s.buckets[name]; b != nil {
 		return b, nil
 	}
-	b := &bucket{name: name}
+	b := &bucket{name: name, fresh: newStaging()}
 	if err := t.row(`INSERT INTO mr_buckets (name) VALUES (?) RETURNING id`, name).Scan(&b.id); err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", name, err)
 	}
@@ -144,6 +144,7 @@ func (s *store) stage(ctx context.Context, lines []*protocol.Data, verify bool) 
 				return &badBucketError{line.Bucket, "the server sent ops of a bucket that is not in the checkpoint"}
 			}
 			touched[b] = true
+			s.unpruned += len(line.Ops)
 			if err := in.line(b, line, verify); err != nil {
 				return err
 			}
@@ -217,6 +218,13 @@ func (in *inserter) add(b *bucket, op *millrace.Op, data any) error {
 	if in.args == nil {
 		in.args = make([]any, 0, insertRows*insertColumns)
 	}
+	if b.fresh != nil {
+		b.fresh.rows++
+		if b.fresh.last != op.Type {
+			b.fresh.last = op.Type
+			b.fresh.types[op.Type] = struct{}{}
+		}
+	}
 	in.args = append(in.args, b.id, int64(op.ID), op.Type, op.RowID, op.Subkey, int64(op.Checksum), data)
 	if len(in.args) == insertRows*insertColumns {
 		err := in.t.exec(insertMany, in.args...)
@@ -232,6 +240,9 @@ func (in *inserter) clear(b *bucket, op *millrace.Op) error {
 		return err
 	}
 	b.cleared = op.ID
+	if b.fresh != nil { // all that is staged has lower op ids
+		b.fresh.rows = 0
+	}
 	return in.t.exec(`DELETE FROM mr_rows WHERE bucket = ? AND op_id > ? AND op_id <= ?`, b.id, int64(b.published), int64(op.ID))
 }
 

@@ -112,8 +112,11 @@ type store struct {
 	conn    *sql.Conn
 	durable bool // the writing connection's synchronous setting is full
 	stmts   map[string]*sql.Stmt
-	buckets map[string]*bucket               // by name, the live ones; nil: to be loaded
-	changed func(types []string, queue bool) // told after each commit
+	buckets map[string]*bucket                 // by name, the live ones; nil: to be loaded
+	changed func(types []string, durable bool) // told after each commit
+
+	// unpruned counts the ops staged since the last pruning, due at pruneAfter.
+	unpruned, pruneAfter int
 }
 
 // syncState is the row of mr_state. Triggers write it too, so it is never cached.
@@ -137,13 +140,26 @@ type bucket struct {
 	atLast    int64
 	since     int64
 	count     int64 // at the target; not stored
+
+	// fresh describes the staged rows, if all of them were staged since the
+	// bucket was loaded; nil if that is not known.
+	fresh *staging
 }
+
+// staging counts a bucket's staged rows.
+type staging struct {
+	rows  int64
+	types map[string]struct{}
+	last  string // the newest row's type
+}
+
+func newStaging() *staging { return &staging{types: map[string]struct{}{}} }
 
 // staged tells whether the bucket holds anything readers do not see yet.
 func (b *bucket) staged() bool { return b.position > b.published || b.cleared > 0 }
 
 func openStore(ctx context.Context, driverName, path string, readers int, clientID func() string, clock func() int64) (*store, error) {
-	s := &store{clock: clock, writing: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}, changed: func([]string, bool) {}}
+	s := &store{clock: clock, writing: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}, changed: func([]string, bool) {}, pruneAfter: defaultPruneAfter}
 	var err error
 	if s.writers, err = openPool(driverName, path, writerSetup, 1); err != nil {
 		return nil, err
@@ -371,6 +387,9 @@ func (t *txn) load() error {
 		b := &bucket{}
 		if err := rows.Scan(&b.id, &b.name, &b.position, &b.settled, &b.checksum, &b.published, &b.cleared, &b.atLast, &b.since); err != nil {
 			return fmt.Errorf("read buckets: %w", err)
+		}
+		if !b.staged() {
+			b.fresh = newStaging()
 		}
 		buckets[b.name] = b
 	}
