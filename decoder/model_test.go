@@ -47,6 +47,7 @@ type modelCase struct {
 	deploy  bool   // copy for a new definition on a running stream
 	maxKeys int
 	big     bool // some transactions change a third of the table
+	without rule // left out: the copy must be wrong
 }
 
 func TestModel(t *testing.T) {
@@ -67,6 +68,7 @@ func TestModel(t *testing.T) {
 		{name: "vacuum full", event: "vacuum full t"},
 		{name: "cluster and crashes", event: "cluster t using t_pkey", crash: true},
 		{name: "bounded map", maxKeys: 200, big: true},
+		{name: "without the drop rule", without: dropRule},
 	} {
 		for seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", c.name, seed), func(t *testing.T) { playModel(t, c, uint64(seed)) })
@@ -84,6 +86,7 @@ func playModel(t *testing.T, c modelCase, seed uint64) {
 			from generate_series(1,%d) g order by random()`, modelRows))
 	rng := rand.New(rand.NewPCG(seed, 1))
 	f.config.pages, f.config.fixedPages = 4, true
+	f.config.without = c.without
 	if c.maxKeys > 0 {
 		f.config.maxKeys = c.maxKeys
 	}
@@ -129,6 +132,12 @@ func playModel(t *testing.T, c modelCase, seed uint64) {
 	term.start(false)
 	f.term = term.last()
 	f.settled()
+	if c.without != 0 {
+		if err := f.compare("bucket:all", modelQuery); err == nil {
+			t.Fatal("the copy is right without the rule: the model shows nothing")
+		}
+		return
+	}
 	f.contentEquals("bucket:all", modelQuery)
 	if c.deploy {
 		f.contentEquals("bucket:both", strings.Replace(modelQuery, "all[]", "both[]", 1))
