@@ -24,7 +24,6 @@ type chunkRows struct {
 	columns int
 	text    []byte
 	ends    []int // where each value ends in text; -1 before a null's
-	bytes   int64
 }
 
 // add keeps a row, whose bytes are not the chunk's.

@@ -42,11 +42,9 @@ func (e *SourceError) Unwrap() error { return e.Err }
 const (
 	codeSlot     = "MR1030" // slot missing, lost or held by another reader
 	codeHistory  = "MR1040" // positions of slot and sidecar contradict each other
-	codeKeyless  = "MR1017" // no columns identify a row
 	codeRenamed  = "MR1060" // a table was renamed or moved to another schema
 	codeReplaced = "MR1061" // a table was dropped and made again
 	codeIdentity = "MR1062" // the columns that identify a row changed
 	codeRetyped  = "MR1063" // a column changed its type
-	codeAppeared = "MR1064" // a table appeared after the rules were deployed
 	codeStream   = "MR1001" // connection to the source
 )
