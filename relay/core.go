@@ -315,12 +315,14 @@ func (c *core) touched(n *node) (hs []*heldBucket) {
 }
 
 // nodes moves to the end of the last delivery, wholly. The deliveries are
-// consecutive for this session: no node in between changes its buckets.
-func (c *core) nodes(ds []delivery, out *output) {
+// consecutive for this session: no node in between changes its buckets. At most
+// room bytes of the nodes' lines are sent; the rest goes by pages.
+func (c *core) nodes(ds []delivery, room int, out *output) {
 	type news struct {
 		h      *heldBucket
 		state  bucketState
 		lines  []*dataLines
+		bytes  int
 		inline bool
 	}
 	var list []*news
@@ -346,8 +348,11 @@ func (c *core) nodes(ds []delivery, out *output) {
 			ch := d.node.changes[h.ref]
 			n.state = ch.state
 			lines := ch.lines.Load() // once: it may go any time
-			n.lines = append(n.lines, lines)
 			n.inline = n.inline && lines != nil
+			if n.inline {
+				n.lines = append(n.lines, lines)
+				n.bytes += len(lines.text)
+			}
 		}
 	}
 	if len(list) == 0 && write == c.write && c.complete {
@@ -366,9 +371,10 @@ func (c *core) nodes(ds []delivery, out *output) {
 	out.line(diff)
 	urgent := false
 	for _, n := range list {
-		if !n.inline {
+		if !n.inline || n.bytes > room {
 			continue
 		}
+		room -= n.bytes
 		for _, l := range n.lines {
 			if len(l.text) > 0 {
 				out.data(l)

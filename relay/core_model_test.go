@@ -327,7 +327,7 @@ func (w *world) deliver(d delivery) {
 // step lets the session do what it can do next; false if nothing.
 func (w *world) step() bool {
 	if len(w.mail) > 0 && (w.core.ready() || w.core.interrupts(w.mail)) {
-		w.feed(func(o *output) { w.core.nodes(w.mail, o) })
+		w.feed(func(o *output) { w.core.nodes(w.mail, rapid.SampledFrom([]int{0, 200, 1 << 20}).Draw(w.t, "room"), o) })
 		w.mail = nil
 		return true
 	}

@@ -481,3 +481,33 @@ func TestLargeCheckpointGoesByPages(t *testing.T) {
 		t.Errorf("%d data lines, %d rows", data, len(c.rows("mine", "alice")))
 	}
 }
+
+// TestRestoredSidecar: history that was told and is gone. The relay ends its
+// streams; a client that comes back starts anew where it is ahead.
+func TestRestoredSidecar(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })
+	backup := side.Backup()
+	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":2}`) })
+	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c.until(cp.OpID)
+	side.Restore(backup)
+	for {
+		if _, err := c.next(); errors.Is(err, errEnded) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
+	c.until(side.Head().OpID)
+	if got := c.rows("mine", "alice")["1"]; got != `{"n":1}` {
+		t.Errorf("row %q", got)
+	}
+	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":3}`) })
+	c.until(cp.OpID)
+	if got := c.rows("mine", "alice")["1"]; got != `{"n":3}` {
+		t.Errorf("row %q", got)
+	}
+}

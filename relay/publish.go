@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -229,9 +230,11 @@ func (p *publisher) round(ctx context.Context) error {
 func (p *publisher) restart() {
 	for _, set := range p.index.users {
 		for s := range set {
-			s.finish(ending{code: protocol.CodeRestarting, close: protocol.CloseRestarting, text: "the server's data was restored"})
+			s.finish(ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server's data was restored"})
+			s.pub.known, s.pub.gone, s.pub.waiting = false, true, false
 		}
 	}
+	p.index, p.waiting = newIndex(), nil
 	p.begun = false
 	p.rules = map[millrace.RuleSetID]*ruleSet{}
 }

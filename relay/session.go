@@ -288,6 +288,10 @@ func (s *session) expire(ctx context.Context, t transport, e *expiryTimer) error
 	return ending{code: protocol.CodeTokenExpired, close: protocol.CloseUnauthorized, text: "the token has expired"}
 }
 
+// inlineAlways is how many bytes of shared lines a session may send, and thus
+// keep in memory while its client is slow, beyond the relay's budget.
+const inlineAlways = 16 << 10
+
 // advance does the next thing there is to do; false if there is nothing. asked
 // tells whether a view is under way.
 func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, error) {
@@ -307,7 +311,12 @@ func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, 
 	if out.empty() {
 		mail := s.takeMail(func(ds []delivery) bool { return s.core.ready() || s.core.interrupts(ds) })
 		if mail != nil {
-			s.core.nodes(mail, &out)
+			room := inlineAlways
+			if s.relay.pages.TryAcquire(pageBytes) {
+				defer s.relay.pages.Release(pageBytes)
+				room = pageBytes
+			}
+			s.core.nodes(mail, room, &out)
 		}
 	}
 	if !out.empty() {

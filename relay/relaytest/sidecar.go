@@ -374,3 +374,31 @@ func (s *Sidecar) Snapshot(context.Context) (relay.Snapshot, error) {
 	s.reads++
 	return snapshot{s.state}, nil
 }
+
+// Backup is a state to come back to.
+type Backup struct{ state *state }
+
+// Backup keeps the present state.
+func (s *Sidecar) Backup() Backup {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Backup{s.state}
+}
+
+// Restore brings an earlier state back, as restoring a database from a backup
+// does: op ids given since are given again.
+func (s *Sidecar) Restore(b Backup) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := b.state.clone()
+	// The arrays of ops are shared with the states since.
+	for name, old := range st.buckets {
+		fresh := *old
+		fresh.ops = slices.Clone(old.ops)
+		st.buckets[name], st.byID[fresh.id] = &fresh, &fresh
+	}
+	st.changes = slices.Clone(st.changes)
+	s.state = st
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
