@@ -14,25 +14,30 @@ PARALLEL ?= 2
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build bin/millrace, one static binary
+.PHONY: go
+go:
+	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: see https://go.dev/dl/" >&2; exit 1; }
+
+build: go ## build bin/millrace, one static binary
 	@mkdir -p bin
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
+	@echo "Building bin/millrace $(VERSION) (the first time takes a minute) ..."
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
 
 demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 	@.ci/need postgres optional
 	@$(MAKE) --no-print-directory build
 	@exec bin/millrace dev $(ARGS)
 
-test: ## install what is missing and run every test, with the race detector
+test: go ## install what is missing and run every test, with the race detector
 	@.ci/need cc
 	@.ci/need postgres
 	$(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
 
-bench: ## rows per second from the slot to a durable checkpoint, beside a reader that discards
+bench: go ## rows per second from the slot to a durable checkpoint, beside a reader that discards
 	@.ci/need postgres
 	$(GO) run ./bench $(ARGS)
 
-check: ## formatting and vet
+check: go ## formatting and vet
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt these files (make fmt):"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
