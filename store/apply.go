@@ -210,7 +210,7 @@ func (w *Writer) put(row *rowState, b *bucketState, o *output, id millrace.Bucke
 	d.lastOp = f.op
 	d.ops++
 	d.bytes += int64(len(out.Data))
-	sum := millrace.PutChecksum(out.Type, out.RowID, out.Subkey, out.Data)
+	sum := millrace.PutChecksum(out.Type, out.RowID, out.Subkey, stringBytes(out.Data))
 	d.checksum += sum
 	w.appendOp(out.Definition, id, millrace.OpPut, sum, out.Type, out.RowID, out.Subkey)
 	f.ops.text(out.Data)

@@ -135,6 +135,9 @@ func int8Param[T ~int64](v T) []byte { return binary.BigEndian.AppendUint64(nil,
 // bytesString views b as a string that lives no longer than b stays as it is.
 func bytesString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
+// stringBytes views s as bytes that must not be changed.
+func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
 // outputFields are the attributes of millrace.row_output, in order.
 const outputFields = 6
 

@@ -144,7 +144,12 @@ func TestCutConnection(t *testing.T) {
 			if err = x.w.Apply(t.Context(), changes); err != nil {
 				break
 			}
-			if _, err = x.w.Commit(t.Context(), &millrace.Flush{}); err == nil || errors.Is(err, ErrOutcomeUnknown) && value[int64](t, x.conn, `SELECT seq FROM millrace.head`) > seq {
+			_, err = x.w.Commit(t.Context(), &millrace.Flush{})
+			if errors.Is(err, ErrOutcomeUnknown) {
+				// The server may still be at work on what it was sent.
+				x.waitSessionGone(t)
+			}
+			if err == nil || errors.Is(err, ErrOutcomeUnknown) && value[int64](t, x.conn, `SELECT seq FROM millrace.head`) > seq {
 				m = open
 				seq++
 			}
@@ -158,13 +163,7 @@ func TestCutConnection(t *testing.T) {
 		}
 		proxy.SetHook(nil)
 		_ = x.w.Close(t.Context())
-		// The server may still be at work on what it was sent.
-		pgtest.Eventually(t, 10*time.Second, func() error {
-			if n := value[int](t, x.conn, `SELECT count(*) FROM pg_stat_activity a, millrace.head h WHERE a.pid = h.writer_pid AND a.backend_start = h.writer_start`); n > 0 {
-				return fmt.Errorf("the session is still there")
-			}
-			return nil
-		})
+		x.waitSessionGone(t)
 		if now := value[int64](t, x.conn, `SELECT seq FROM millrace.head`); now != seq {
 			t.Fatalf("seed %d: seq %d, want %d (%v)", seed, now, seq, err)
 		}
@@ -173,6 +172,16 @@ func TestCutConnection(t *testing.T) {
 	if unknown == 0 || unknown == lost {
 		t.Errorf("%d of %d cuts came during COMMIT: the test does not try both", unknown, lost)
 	}
+}
+
+// waitSessionGone waits until the server has ended the writing session.
+func (x *world) waitSessionGone(tb testing.TB) {
+	pgtest.Eventually(tb, 10*time.Second, func() error {
+		if n := value[int](tb, x.conn, `SELECT count(*) FROM pg_stat_activity a, millrace.head h WHERE a.pid = h.writer_pid AND a.backend_start = h.writer_start`); n > 0 {
+			return fmt.Errorf("the session is still there")
+		}
+		return nil
+	})
 }
 
 func TestNotify(t *testing.T) {
