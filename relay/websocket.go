@@ -80,10 +80,20 @@ func (w leanWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Hijack implements http.Hijacker.
 func (w leanWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil || rw.Reader.Buffered() > 0 {
+	if err != nil {
 		return conn, rw, err
 	}
-	return conn, bufio.NewReadWriter(bufio.NewReaderSize(conn, 512), bufio.NewWriterSize(conn, 1024)), nil
+	// What the client sent already stays buffered.
+	early, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return conn, rw, err
+	}
+	early = bytes.Clone(early)
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), conn), max(512, len(early)))
+	if _, err := r.Peek(len(early)); err != nil {
+		return conn, rw, err
+	}
+	return conn, bufio.NewReadWriter(r, bufio.NewWriterSize(conn, 1024)), nil
 }
 
 // wsConn is one connection of the native transport.
@@ -100,7 +110,7 @@ type wsConn struct {
 	credits  atomic.Int64
 	seen     atomic.Int64 // unix nanoseconds of the client's last sign of life
 	pinging  atomic.Bool
-	requests chan int64 // write checkpoints asked for
+	requests requestQueue
 	group    sync.WaitGroup
 }
 
@@ -121,7 +131,6 @@ func (c *wsConn) serve(ctx context.Context) {
 			s.finish(c.relay.asEnding(err))
 		}
 	})
-	c.group.Go(func() { c.answerRequests(ctx) })
 	s.join()
 	err = s.run(ctx, c)
 	var e ending
@@ -169,7 +178,6 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	s.request.streamsVersion = open.StreamsVersion
 	c.session, c.subject, c.claims, c.version, c.gzip = s, token.Subject, lastingClaims(token), open.StreamsVersion, open.AcceptGzip
 	c.credits.Store(open.CreditBytes)
-	c.requests = make(chan int64, 16)
 	inner, leave, err := c.relay.enter(ctx, s)
 	if err != nil {
 		return nil, nil, nil, err
@@ -223,10 +231,12 @@ func (c *wsConn) read(ctx context.Context) error {
 				r.streamsVersion = f.Version
 			})
 		case protocol.CheckpointRequestFrame:
-			select {
-			case c.requests <- f.ID:
-			default:
+			first, ok := c.requests.add(f.ID)
+			if !ok {
 				return ending{code: protocol.CodeTooMany, close: protocol.CloseOverloaded, text: "too many checkpoint requests at a time"}
+			}
+			if first {
+				c.group.Go(func() { c.answerRequests(ctx) })
 			}
 		case *protocol.Open:
 			return ending{code: protocol.CodeInvalid, close: protocol.CloseMalformed, text: "a second open frame"}
@@ -283,26 +293,61 @@ func lastingClaims(t *auth.Token) map[string]any {
 	return claims
 }
 
-// answerRequests serves requests for write checkpoints, one after the other.
+// requestQueue holds write checkpoints asked for and not answered.
+type requestQueue struct {
+	mu  sync.Mutex
+	ids []int64
+}
+
+const requestsMax = 16
+
+// add queues a request; first tells that nobody is at work on the queue.
+func (q *requestQueue) add(id int64) (first, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.ids) == requestsMax {
+		return false, false
+	}
+	q.ids = append(q.ids, id)
+	return len(q.ids) == 1, true
+}
+
+// head is the request to answer.
+func (q *requestQueue) head() int64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ids[0]
+}
+
+// done removes the head and tells whether there are more.
+func (q *requestQueue) done() (more bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ids = q.ids[1:]
+	if len(q.ids) == 0 {
+		q.ids = nil
+	}
+	return len(q.ids) > 0
+}
+
+// answerRequests answers what is queued, one after the other.
 func (c *wsConn) answerRequests(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
+	for more := true; more; more = c.requests.done() {
+		wait, cancel := context.WithTimeout(ctx, writeWait)
+		held, err := c.relay.writes.request(wait, c.session.user, c.requests.head())
+		cancel()
+		if ctx.Err() != nil {
 			return
-		case id := <-c.requests:
-			wait, cancel := context.WithTimeout(ctx, writeWait)
-			held, err := c.relay.writes.request(wait, c.session.user, id)
-			cancel()
-			var line []byte
-			if err != nil {
-				e := c.relay.asEnding(err)
-				line = (&protocol.StreamError{Code: string(e.code), Description: e.text}).AppendLine(nil)
-			} else {
-				line = protocol.CheckpointRequestReply{ID: held}.AppendLine(nil)
-			}
-			if c.writeText(ctx, line) != nil {
-				return // the session's own writes fail too
-			}
+		}
+		var line []byte
+		if err != nil {
+			e := c.relay.asEnding(err)
+			line = (&protocol.StreamError{Code: string(e.code), Description: e.text}).AppendLine(nil)
+		} else {
+			line = protocol.CheckpointRequestReply{ID: held}.AppendLine(nil)
+		}
+		if c.writeText(ctx, line) != nil {
+			return // the session's own writes fail too
 		}
 	}
 }

@@ -310,3 +310,36 @@ func TestReadPlans(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkReadOps reads one bucket in pages of 1,000, each in a snapshot of its
+// own, as catch-up does.
+func BenchmarkReadOps(b *testing.B) {
+	const ops = 100_000
+	x := newWorld(b, Options{})
+	def := x.set.Definitions[0].ID
+	exec(b, x.conn, `INSERT INTO millrace.bucket_names (id, definition, name) VALUES (1, $1::int4, 'b[1]')`, int32(def))
+	exec(b, x.conn, `INSERT INTO millrace.bucket_totals VALUES (1, $1::int8, $1::int8, 10, 100, 0)`, int64(ops))
+	exec(b, x.conn, `
+		INSERT INTO millrace.ops (bucket, op_id, definition, checksum, kind, type, row_id, data)
+		SELECT 1, i, $1::int4, 0, 1, 't', i::text, '{"id":"' || i || '","text":"' || repeat('x', 250) || '"}' FROM generate_series(1, $2::int) i`, int32(def), ops)
+	exec(b, x.conn, `VACUUM ANALYZE millrace.ops`)
+	exec(b, x.conn, `UPDATE millrace.head SET op_id = $1::int8`, int64(ops))
+	r := openReader(b, x.uri)
+	b.ResetTimer()
+	for range b.N {
+		var after millrace.OpID
+		for after < ops {
+			s, err := r.Snapshot(b.Context())
+			must(b, err)
+			if _, err := s.Totals(b.Context(), []millrace.BucketID{1}); err != nil {
+				b.Fatal(err)
+			}
+			must(b, s.Ops(b.Context(), []millrace.BucketRange{{Definition: def, Bucket: 1, After: after}}, ops, 1000, func(_ int, op *millrace.Op) bool {
+				after = op.ID
+				return true
+			}))
+			s.Close()
+		}
+	}
+	b.ReportMetric(float64(b.N)*ops/b.Elapsed().Seconds(), "ops/s")
+}
