@@ -142,6 +142,7 @@ CREATE TABLE millrace.copies (
   done_at timestamptz
 ) WITH (fillfactor = 50);
 CREATE INDEX copies_rule_set ON millrace.copies (rule_set);
+COMMENT ON INDEX millrace.copies_rule_set IS 'Progress of a rule set.';
 COMMENT ON TABLE millrace.copies IS 'Copies of source tables into definitions being built. Written with the flush that merges a chunk, so that a crash resumes at the cursor.';
 COMMENT ON COLUMN millrace.copies.id IS 'Number of the copy, never reused.';
 COMMENT ON COLUMN millrace.copies.rule_set IS 'The rule set being built.';

@@ -292,16 +292,16 @@ func (w *Writer) begins(ctx context.Context) error {
 	if w.hasErrors, err = w.tables(ctx, `SELECT DISTINCT source_table FROM millrace.row_errors`); err != nil {
 		return err
 	}
-	rows, err := w.conn.Query(ctx, `SELECT id, (durable - '0/0'::pg_lsn)::bigint FROM millrace.sources`)
+	rows, err := w.conn.Query(ctx, `SELECT id, durable::text FROM millrace.sources`)
 	if err != nil {
 		return w.failure("read positions", err)
 	}
 	w.lsns = map[millrace.SourceID]millrace.LSN{}
 	var id int16
-	var lsn int64
-	if _, err := pgx.ForEachRow(rows, []any{&id, &lsn}, func() error {
-		w.lsns[millrace.SourceID(id)] = millrace.LSN(lsn)
-		return nil
+	var durable string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &durable}, func() (err error) {
+		w.lsns[millrace.SourceID(id)], err = millrace.ParseLSN(durable)
+		return err
 	}); err != nil {
 		return w.failure("read positions", err)
 	}

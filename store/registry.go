@@ -45,7 +45,7 @@ func (w *Writer) fenced(ctx context.Context, doing string, f func(pgx.Tx) error)
 // that is another database now: positions of the old one mean nothing there.
 func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 	saved := *s
-	var durable int64
+	var durable string
 	err := w.fenced(ctx, fmt.Sprintf("store source %s", s.Name), func(tx pgx.Tx) error {
 		var id int16
 		err := tx.QueryRow(ctx, `
@@ -57,7 +57,7 @@ func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 				consistent_point = excluded.consistent_point, exported = excluded.exported,
 				durable = CASE WHEN (sources.system_id, sources.database) = (excluded.system_id, excluded.database)
 					THEN greatest(sources.durable, excluded.durable) ELSE excluded.durable END
-			RETURNING id, (durable - '0/0'::pg_lsn)::bigint`,
+			RETURNING id, durable::text`,
 			s.Name, s.SystemID, s.Timeline, s.Database, s.Slot, s.Publication, s.PublicationOID,
 			s.ConsistentPoint.String(), s.Exported, s.Durable.String()).Scan(&id, &durable)
 		if err != nil {
@@ -67,12 +67,12 @@ func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 			return fmt.Errorf("its number is %d, not %d", id, saved.ID)
 		}
 		saved.ID = millrace.SourceID(id)
-		return nil
+		saved.Durable, err = millrace.ParseLSN(durable)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	saved.Durable = millrace.LSN(durable)
 	*s = saved
 	w.lsns[s.ID] = s.Durable
 	return nil

@@ -40,16 +40,23 @@ func (w *Writer) State(ctx context.Context) (*millrace.DecoderState, error) {
 func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT id, name, system_id, timeline, database, slot, publication, publication_oid,
-			(consistent_point - '0/0'::pg_lsn)::bigint, exported, (durable - '0/0'::pg_lsn)::bigint
+			consistent_point::text, exported, durable::text
 		FROM millrace.sources ORDER BY id`)
 	if err != nil {
 		return err
 	}
 	s.Sources, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r millrace.Source, err error) {
 		var id int16
-		var consistent, durable int64
+		var consistent, durable string
 		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable)
-		r.ID, r.ConsistentPoint, r.Durable = millrace.SourceID(id), millrace.LSN(consistent), millrace.LSN(durable)
+		if err != nil {
+			return r, err
+		}
+		r.ID = millrace.SourceID(id)
+		if r.ConsistentPoint, err = millrace.ParseLSN(consistent); err != nil {
+			return r, err
+		}
+		r.Durable, err = millrace.ParseLSN(durable)
 		return r, err
 	})
 	return err

@@ -1,0 +1,755 @@
+-- The schema of a freshly migrated sidecar, as the catalog has it; functions and
+-- views by their signatures. For reading and for reviewing changes, not for
+-- running. Made by: go test ./sql -run TestSchema -update
+
+TYPE millrace.row_output
+  -- One output of a source row: a row in a bucket.
+  bucket bigint
+    -- The bucket; bucket_names.id.
+  since_op bigint
+    -- Op id with which the row entered the bucket.
+  digest bigint
+    -- Digest of the data last put; null unless unchanged updates are suppressed.
+  type text
+    -- Output table.
+  row_id text COLLATE "C"
+    -- Client id of the row.
+  subkey text COLLATE "C"
+    -- Subkey of its ops, if they have one.
+
+TABLE millrace.bucket_floors WITH (fillfactor=70)
+  -- How far compaction has rewritten each bucket: it may be served at checkpoint C only if floor_op <= C.
+  bucket bigint NOT NULL
+    -- The bucket; bucket_names.id.
+  floor_op bigint NOT NULL
+    -- Greatest op id that was a reason for a rewrite. Only grows.
+  CONSTRAINT bucket_floors_floor_op_check CHECK ((floor_op > 0))
+  CONSTRAINT bucket_floors_pkey PRIMARY KEY (bucket)
+
+TABLE millrace.bucket_names
+  -- Every bucket that ever had a row. The view buckets is for people.
+  id bigint NOT NULL
+    -- Number of the bucket, never reused.
+  definition integer NOT NULL
+    -- The bucket definition it belongs to.
+  name text COLLATE "C" NOT NULL
+    -- Logical name, without wire prefix.
+  CONSTRAINT bucket_names_definition_name_key UNIQUE (definition, name)
+  CONSTRAINT bucket_names_id_check CHECK ((id > 0))
+  CONSTRAINT bucket_names_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 2048)))
+  CONSTRAINT bucket_names_pkey PRIMARY KEY (id)
+
+TABLE millrace.bucket_totals WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0.05, autovacuum_analyze_scale_factor=0.2)
+  -- Running totals of each bucket, updated relatively by each flush. No second index: every update stays on its page (HOT).
+  bucket bigint NOT NULL
+    -- The bucket; bucket_names.id.
+  last_op bigint NOT NULL
+    -- Op id of its newest op.
+  ops bigint NOT NULL
+    -- Number of its ops in millrace.ops.
+  rows bigint NOT NULL
+    -- Number of rows it holds.
+  bytes bigint NOT NULL
+    -- Bytes of data of its ops.
+  checksum integer NOT NULL
+    -- Wrapping sum of the checksums of its ops since the last CLEAR.
+  CONSTRAINT bucket_totals_bytes_check CHECK ((bytes >= 0))
+  CONSTRAINT bucket_totals_last_op_check CHECK ((last_op > 0))
+  CONSTRAINT bucket_totals_ops_check CHECK ((ops >= 0))
+  CONSTRAINT bucket_totals_pkey PRIMARY KEY (bucket)
+  CONSTRAINT bucket_totals_rows_check CHECK ((rows >= 0))
+
+TABLE millrace.checkpoint_log
+  -- Committed checkpoints: all of the last hour, then one a minute without the arrays, as far back as history.keep. The view checkpoints is for people.
+  seq bigint NOT NULL
+    -- Number of the checkpoint; grows by one with every flush.
+  op_id bigint NOT NULL
+    -- The newest op id it contains.
+  at timestamp with time zone NOT NULL
+    -- When it was written.
+  published timestamp with time zone
+    -- Commit time, on its source, of the newest source transaction contained.
+  lsns jsonb NOT NULL
+    -- How far each source is contained: {"<source id>": "<lsn>"}.
+  buckets bigint[]
+    -- Buckets changed since the checkpoint before, ascending; null: unknown (more than 10,000, or older than an hour).
+  lookups integer[]
+    -- Lookup definitions with changed entries since the checkpoint before; null: unknown.
+  CONSTRAINT checkpoint_log_op_id_check CHECK ((op_id >= 0))
+  CONSTRAINT checkpoint_log_pkey PRIMARY KEY (seq)
+  CONSTRAINT checkpoint_log_seq_check CHECK ((seq > 0))
+  CREATE INDEX checkpoint_log_op ON millrace.checkpoint_log USING btree (op_id, seq)
+    -- When was an op id committed.
+
+TABLE millrace.copies WITH (fillfactor=50)
+  -- Copies of source tables into definitions being built. Written with the flush that merges a chunk, so that a crash resumes at the cursor.
+  id bigint NOT NULL
+    -- Number of the copy, never reused.
+  rule_set integer NOT NULL
+    -- The rule set being built.
+  source_table integer NOT NULL
+    -- The table being copied.
+  definitions integer[] NOT NULL
+    -- The definitions it is copied into.
+  state text NOT NULL
+    -- waiting: for transactions to become visible. running. done: every page merged and nothing left to read again.
+  filenode bigint NOT NULL
+    -- relfilenode the cursor belongs to; 0 until planned.
+  end_page bigint NOT NULL
+    -- First page that need not be read.
+  cursor_page bigint NOT NULL
+    -- First page not merged yet.
+  rows bigint NOT NULL
+    -- Rows merged.
+  estimate bigint NOT NULL
+    -- Rows expected; -1 if unknown.
+  wait_for bigint[] NOT NULL
+    -- Transaction ids of the source that must be visible before the copy may be planned.
+  started_at timestamp with time zone
+    -- When reading began.
+  done_at timestamp with time zone
+    -- When it was done.
+  CONSTRAINT copies_cursor_page_check CHECK ((cursor_page >= 0))
+  CONSTRAINT copies_end_page_check CHECK ((end_page >= 0))
+  CONSTRAINT copies_filenode_check CHECK ((filenode >= 0))
+  CONSTRAINT copies_id_check CHECK ((id > 0))
+  CONSTRAINT copies_pkey PRIMARY KEY (id)
+  CONSTRAINT copies_rows_check CHECK ((rows >= 0))
+  CONSTRAINT copies_rule_set_fkey FOREIGN KEY (rule_set) REFERENCES millrace.rule_sets(id) ON DELETE CASCADE
+  CONSTRAINT copies_source_table_fkey FOREIGN KEY (source_table) REFERENCES millrace.source_tables(id)
+  CONSTRAINT copies_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'running'::text, 'done'::text])))
+  CREATE INDEX copies_rule_set ON millrace.copies USING btree (rule_set)
+    -- Progress of a rule set.
+
+TABLE millrace.definition_versions
+  -- Bucket and lookup definitions by content. History belongs to a definition, not to a deploy: a rule set that compiles to the same hash uses the same row, history and buckets.
+  id integer NOT NULL
+    -- Number of the definition, never reused; the partitions of ops and row_state are named after it.
+  kind text NOT NULL
+    -- bucket: produces rows of buckets. lookup: a parameter index.
+  hash text COLLATE "C" NOT NULL
+    -- Hash of the normalised meaning, including the versions of the functions, casts and type mappings used.
+  key text NOT NULL
+    -- Name inside the compiled rules file it first came from; rule_sets.mapping has the one of each set.
+  name text NOT NULL
+    -- The bucket definition or stream it first came from.
+  wire_prefix text COLLATE "C"
+    -- Random text that starts the wire names of its buckets: <wire prefix>#<logical name>. Null for lookups.
+  created_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When its history began.
+  CONSTRAINT definition_versions_check CHECK (((kind = 'bucket'::text) = (wire_prefix IS NOT NULL)))
+  CONSTRAINT definition_versions_id_check CHECK ((id > 0))
+  CONSTRAINT definition_versions_kind_check CHECK ((kind = ANY (ARRAY['bucket'::text, 'lookup'::text])))
+  CONSTRAINT definition_versions_kind_hash_key UNIQUE (kind, hash)
+  CONSTRAINT definition_versions_pkey PRIMARY KEY (id)
+  CONSTRAINT definition_versions_wire_prefix_check CHECK ((wire_prefix ~ '^[a-z2-7]{4,16}$'::text))
+  CONSTRAINT definition_versions_wire_prefix_key UNIQUE (wire_prefix)
+
+TABLE millrace.ended_outputs WITH (autovacuum_vacuum_insert_scale_factor=0.1)
+  -- Outputs that ended by a delete, an update or an error, kept for history.keep (7 days by default), so that "where did this row go" has an answer.
+  definition integer NOT NULL
+    -- The bucket definition.
+  source_table integer NOT NULL
+    -- The source table.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  ended_op bigint NOT NULL
+    -- Op id of the REMOVE.
+  since_op bigint NOT NULL
+    -- Op id with which the row had entered the bucket.
+  bucket bigint NOT NULL
+    -- The bucket it left; bucket_names.id.
+  type text NOT NULL
+    -- Output table.
+  row_id text COLLATE "C" NOT NULL
+    -- Client id of the row.
+  subkey text COLLATE "C"
+    -- Subkey of its ops, if they have one.
+  CONSTRAINT ended_outputs_check CHECK (((since_op > 0) AND (ended_op > since_op)))
+  CONSTRAINT ended_outputs_pkey PRIMARY KEY (ended_op)
+  CREATE INDEX ended_outputs_row ON millrace.ended_outputs USING btree (source_table, row_key)
+    -- For row_history.
+
+TABLE millrace.head WITH (fillfactor=10, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
+  -- One row: the newest checkpoint, and who may write the next. It is updated last in every flush, so a snapshot of the sidecar is one consistent checkpoint.
+  one boolean NOT NULL DEFAULT true
+    -- Always true: there is one row.
+  fence bigint NOT NULL
+    -- Grows with each change of the writer; a writer with another number commits nothing.
+  op_id bigint NOT NULL
+    -- The newest op id; every op at or below is committed.
+  seq bigint NOT NULL
+    -- Number of the newest checkpoint; grows by one with every flush.
+  at timestamp with time zone NOT NULL
+    -- When the newest checkpoint was written.
+  published timestamp with time zone
+    -- Commit time, on its source, of the newest source transaction contained.
+  writer text
+    -- Name of the decoder that holds the fence.
+  writer_pid integer
+    -- Process id of its writing backend here; with writer_start it names the session to end at a take-over.
+  writer_start timestamp with time zone
+    -- backend_start of that backend.
+  system_id text
+    -- system_identifier of this sidecar when the fence was last taken.
+  timeline bigint
+    -- Timeline of this sidecar when the fence was last taken; another one makes op_id jump by 2^32.
+  CONSTRAINT head_fence_check CHECK ((fence >= 0))
+  CONSTRAINT head_one_check CHECK (one)
+  CONSTRAINT head_op_id_check CHECK ((op_id >= 0))
+  CONSTRAINT head_pkey PRIMARY KEY (one)
+  CONSTRAINT head_seq_check CHECK ((seq >= 0))
+
+TABLE millrace.leader WITH (fillfactor=10, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
+  -- One row: the heartbeat of the decoder that holds the fence. Apart from head, so that no flush holds it up.
+  one boolean NOT NULL DEFAULT true
+    -- Always true: there is one row.
+  fence bigint NOT NULL
+    -- The fence the heartbeat belongs to.
+  beat bigint NOT NULL
+    -- Grows every two seconds while the leader lives; standbys take over when it stands still.
+  at timestamp with time zone NOT NULL
+    -- Time of the last beat.
+  CONSTRAINT leader_one_check CHECK (one)
+  CONSTRAINT leader_pkey PRIMARY KEY (one)
+
+TABLE millrace.lookups WITH (autovacuum_vacuum_scale_factor=0.1)
+  -- Parameter lookups with history: an entry is in force at op id C iff added <= C < removed. Ended entries are kept for history.keep.
+  added bigint NOT NULL
+    -- Op id since which it is in force; each change of a lookup takes a number of its own.
+  removed bigint NOT NULL DEFAULT '9223372036854775807'::bigint
+    -- Op id since which it is no longer in force; the greatest bigint while it is.
+  definition integer NOT NULL
+    -- The lookup definition.
+  source_table integer NOT NULL
+    -- The source table.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  key text COLLATE "C" NOT NULL
+    -- Canonical JSON array of the values that are looked up.
+  outputs text NOT NULL
+    -- JSON text of what a match yields.
+  CONSTRAINT lookups_added_check CHECK ((added > 0))
+  CONSTRAINT lookups_check CHECK ((removed > added))
+  CONSTRAINT lookups_key_check CHECK ((octet_length(key) <= 2048))
+  CONSTRAINT lookups_pkey PRIMARY KEY (added)
+  CREATE INDEX lookups_key ON millrace.lookups USING btree (definition, key, removed)
+    -- Entries in force for a key.
+  CREATE INDEX lookups_removed ON millrace.lookups USING btree (removed) WHERE (removed < '9223372036854775807'::bigint)
+    -- Entries that ended in a range of op ids, and those due for deletion.
+  CREATE INDEX lookups_row ON millrace.lookups USING btree (definition, source_table, row_key) WHERE (removed = '9223372036854775807'::bigint)
+    -- Live entries of a source row.
+
+TABLE millrace.ops PARTITION BY LIST (definition)
+  -- The history of every bucket. An op exists for a client at checkpoint C iff its definition is in the set in force at C and op_id <= C. Partitioned by definition: ops_<definition>.
+  bucket bigint NOT NULL
+    -- The bucket; bucket_names.id.
+  op_id bigint NOT NULL
+    -- Number of the op: unique, growing in commit order over all buckets, never reused.
+  definition integer NOT NULL
+    -- The bucket definition; decides the partition.
+  checksum integer NOT NULL
+    -- Checksum of the op (millrace.op_checksum); of a MOVE that of the op it replaces, of a CLEAR the sum of all it replaces.
+  kind smallint NOT NULL
+    -- 1 PUT, 2 REMOVE, 3 MOVE (superseded), 4 CLEAR (everything below is void).
+  type text
+    -- Output table of the row; null for MOVE and CLEAR.
+  row_id text COLLATE "C"
+    -- Client id of the row; null for MOVE and CLEAR.
+  subkey text COLLATE "C"
+    -- Source row inside (type, row_id); null where the source row's key is the row id.
+  data text
+    -- Finished JSON text of a PUT, exactly as hashed and sent; else null.
+  CONSTRAINT ops_pkey PRIMARY KEY (definition, bucket, op_id)
+  CONSTRAINT ops_shape CHECK (((op_id > 0) AND CASE kind WHEN 1 THEN ((type IS NOT NULL) AND (row_id IS NOT NULL) AND (data IS NOT NULL)) WHEN 2 THEN ((type IS NOT NULL) AND (row_id IS NOT NULL) AND (data IS NULL)) ELSE ((kind = ANY (ARRAY[3, 4])) AND (type IS NULL) AND (row_id IS NULL) AND (data IS NULL)) END))
+
+UNLOGGED TABLE millrace.relay_reports WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
+  -- Relays as they last reported, every ten seconds. The view relays is for people.
+  id text COLLATE "C" NOT NULL
+    -- Random, one per process.
+  name text NOT NULL
+    -- Host and process.
+  listen text NOT NULL
+    -- Address clients reach it at.
+  started_at timestamp with time zone NOT NULL
+    -- When it started.
+  op_id bigint NOT NULL
+    -- Newest op id it has published to its sessions.
+  rule_sets integer[] NOT NULL
+    -- Rule sets its sessions use.
+  connections integer NOT NULL
+    -- Connected clients.
+  at timestamp with time zone NOT NULL
+    -- When it last reported.
+  CONSTRAINT relay_reports_pkey PRIMARY KEY (id)
+
+TABLE millrace.rereads
+  -- Rows of a table being copied that must be read again, because the stream did not tell their long values.
+  copy bigint NOT NULL
+    -- The copy.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key; above 2,048 bytes its start and its SHA-256.
+  full_key text
+    -- The whole row key if row_key is shortened; else null.
+  CONSTRAINT rereads_copy_fkey FOREIGN KEY (copy) REFERENCES millrace.copies(id) ON DELETE CASCADE
+  CONSTRAINT rereads_pkey PRIMARY KEY (copy, row_key)
+  CONSTRAINT rereads_row_key_check CHECK ((octet_length(row_key) <= 2048))
+
+TABLE millrace.row_errors
+  -- Source rows that a definition could not evaluate, or whose output cannot be stored; they have no output there until an update cures them.
+  definition integer NOT NULL
+    -- The definition.
+  source_table integer NOT NULL
+    -- The source table.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  message text NOT NULL
+    -- What was wrong, without the row's values in full.
+  at timestamp with time zone NOT NULL DEFAULT now()
+    -- When it was found.
+  CONSTRAINT row_errors_message_check CHECK ((octet_length(message) <= 1000))
+  CONSTRAINT row_errors_pkey PRIMARY KEY (definition, source_table, row_key)
+
+TABLE millrace.row_state PARTITION BY LIST (definition)
+  -- The outputs each source row has now: exactly what the ops say of it. A row for every source row with output; written only when its outputs change. Partitioned by definition: row_state_<definition>.
+  definition integer NOT NULL
+    -- The bucket definition; decides the partition.
+  source_table integer NOT NULL
+    -- The source table.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key: the key column's text, or the JSON array of several; above 2,048 bytes its start and its SHA-256.
+  outputs millrace.row_output[] NOT NULL
+    -- The outputs, at least one.
+  CONSTRAINT row_state_pkey PRIMARY KEY (definition, source_table, row_key)
+
+TABLE millrace.row_wide
+  -- Last values of the columns that the source may store out of line: the stream leaves them out when they did not change.
+  source_table integer NOT NULL
+    -- The source table.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  "values" bytea NOT NULL
+    -- The values, in the decoder's own encoding.
+  CONSTRAINT row_wide_pkey PRIMARY KEY (source_table, row_key)
+
+TABLE millrace.rule_sets
+  -- Deployed contents of the rules file. The set in force at op id C is the one with the greatest active_from <= C.
+  id integer NOT NULL
+    -- Number of the deploy, from 1.
+  content text NOT NULL
+    -- The rules file as deployed.
+  state text NOT NULL
+    -- building: new definitions are being copied, nothing of it is served. active: in force. retired: replaced, still fed until it is dropped.
+  active_from bigint
+    -- Op id since which the set is in force; null until activated.
+  mapping jsonb NOT NULL
+    -- Which definition each part of the file maps to: [{"key", "kind", "name", "definition"}]. Relays read this and never hash.
+  created_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When it was deployed.
+  activated_at timestamp with time zone
+    -- When it was activated.
+  retired_at timestamp with time zone
+    -- When another set replaced it.
+  CONSTRAINT rule_sets_active_from_check CHECK ((active_from > 0))
+  CONSTRAINT rule_sets_active_from_key UNIQUE (active_from)
+  CONSTRAINT rule_sets_check CHECK (((state = 'building'::text) = (active_from IS NULL)))
+  CONSTRAINT rule_sets_id_check CHECK ((id > 0))
+  CONSTRAINT rule_sets_mapping_check CHECK ((jsonb_typeof(mapping) = 'array'::text))
+  CONSTRAINT rule_sets_pkey PRIMARY KEY (id)
+  CONSTRAINT rule_sets_state_check CHECK ((state = ANY (ARRAY['building'::text, 'active'::text, 'retired'::text])))
+  CREATE UNIQUE INDEX rule_sets_one_active ON millrace.rule_sets USING btree (state) WHERE (state = 'active'::text)
+    -- At most one rule set is active.
+
+TABLE millrace.schema_migrations
+  -- Which migration the schema is at; kept by golang-migrate.
+  version bigint NOT NULL
+    -- Number of the last migration.
+  dirty boolean NOT NULL
+    -- True while a migration runs, or if it was interrupted.
+  CONSTRAINT schema_migrations_pkey PRIMARY KEY (version)
+
+UNLOGGED TABLE millrace.session_reports WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0.1)
+  -- Live clients as their relays last reported. The view sessions is for people.
+  relay text COLLATE "C" NOT NULL
+    -- The relay; relay_reports.id.
+  id bigint NOT NULL
+    -- Number within the relay.
+  user_id text COLLATE "C" NOT NULL
+    -- Subject of the token, with /<client id> if the client has one.
+  client_id text NOT NULL
+    -- Id of the device; empty if the client has none.
+  transport text NOT NULL
+    -- http or ws.
+  agent text NOT NULL
+    -- SDK and platform, as the client tells.
+  buckets integer NOT NULL
+    -- Buckets it follows.
+  sent_op bigint NOT NULL
+    -- Checkpoint it was completely sent last; 0 for none.
+  acked_op bigint NOT NULL
+    -- Checkpoint it has applied; 0 if it does not tell.
+  bytes bigint NOT NULL
+    -- Bytes of lines sent, before compression.
+  since timestamp with time zone NOT NULL
+    -- When it connected.
+  CONSTRAINT session_reports_pkey PRIMARY KEY (relay, id)
+
+TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
+  -- The present condition of each source as its reader last described it. For people: nothing depends on it.
+  source smallint NOT NULL
+    -- The source.
+  received pg_lsn NOT NULL
+    -- End of the newest WAL received.
+  applied pg_lsn NOT NULL
+    -- End of what the newest checkpoint contained at that time.
+  confirmed pg_lsn NOT NULL
+    -- Position confirmed to the slot.
+  head pg_lsn NOT NULL
+    -- Insert position of the source when it was last asked.
+  head_at timestamp with time zone
+    -- When the source was last asked for head.
+  retained bigint
+    -- Bytes of WAL the slot holds back on the source; null if unknown.
+  slot_state text NOT NULL
+    -- wal_status of the slot.
+  waiting_for text NOT NULL
+    -- What keeps the source from going on, in words; empty if nothing does.
+  error_code text NOT NULL
+    -- Code of the last failure (MR1003, ...); empty once there was progress.
+  error text NOT NULL
+    -- The last failure in words; empty once there was progress.
+  at timestamp with time zone NOT NULL
+    -- When this report was written.
+  CONSTRAINT source_reports_pkey PRIMARY KEY (source)
+  CONSTRAINT source_reports_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id) ON DELETE CASCADE
+
+TABLE millrace.source_tables
+  -- The source tables the rules use or used. A table that is dropped and made again is a new row.
+  id integer NOT NULL
+    -- Number of the table, never reused.
+  source smallint NOT NULL
+    -- The source the table is in.
+  oid oid NOT NULL
+    -- OID of the table on the source.
+  schema text NOT NULL
+    -- Schema of the table on the source.
+  name text NOT NULL
+    -- Name of the table on the source.
+  identity text NOT NULL
+    -- Replica identity: default, index, full or nothing.
+  key_columns text[] NOT NULL
+    -- The columns whose texts make the row key, in attribute order.
+  columns jsonb NOT NULL
+    -- Published columns in attribute order: [{"name", "type_oid", "type"}].
+  created_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When the table was first seen.
+  updated_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When this description last changed.
+  CONSTRAINT source_tables_id_check CHECK ((id > 0))
+  CONSTRAINT source_tables_identity_check CHECK ((identity = ANY (ARRAY['default'::text, 'index'::text, 'full'::text, 'nothing'::text])))
+  CONSTRAINT source_tables_pkey PRIMARY KEY (id)
+  CONSTRAINT source_tables_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id)
+
+TABLE millrace.sources WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
+  -- The source databases whose changes are followed. All positions of a row belong to its (system_id, timeline, database).
+  id smallint NOT NULL
+    -- Number of the source, never reused.
+  name text COLLATE "C" NOT NULL
+    -- The source's name in the configuration, the connection tag of rules.
+  system_id text NOT NULL
+    -- system_identifier of the source cluster.
+  timeline integer NOT NULL
+    -- Timeline of the source cluster when last connected.
+  database text NOT NULL
+    -- Database on the source.
+  slot text NOT NULL
+    -- Name of the logical replication slot on the source.
+  publication text NOT NULL
+    -- Name of the publication on the source.
+  publication_oid oid NOT NULL
+    -- OID of the publication: tells whether it was made again under the same name.
+  consistent_point pg_lsn NOT NULL DEFAULT '0/0'::pg_lsn
+    -- Where the slot began; 0/0 while it is not known to exist.
+  exported text NOT NULL DEFAULT ''::text
+    -- Text of the snapshot exported when the slot was made (xmin:xmax:xip): the transactions the slot never delivers.
+  durable pg_lsn NOT NULL DEFAULT '0/0'::pg_lsn
+    -- End of the newest source transaction contained in the sidecar; reading resumes here. Only grows.
+  created_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When the source was first seen.
+  CONSTRAINT sources_id_check CHECK ((id > 0))
+  CONSTRAINT sources_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 200)))
+  CONSTRAINT sources_name_key UNIQUE (name)
+  CONSTRAINT sources_pkey PRIMARY KEY (id)
+
+SEQUENCE millrace.write_checkpoint_ids
+  -- Numbers of write checkpoints. It starts at microseconds since 1970, so that numbers never go down, even in a sidecar that was built anew.
+
+TABLE millrace.write_requests WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0.05)
+  -- Write checkpoints, one row per device: it may show server data again once a checkpoint contains what the sources had committed when it asked. The view pending_write_checkpoints is for people.
+  user_id text COLLATE "C" NOT NULL
+    -- Subject of the token, with /<client id> if the client has one.
+  id bigint NOT NULL
+    -- Newest number asked for. Numbers of one device only grow.
+  managed boolean NOT NULL
+    -- Whether the server gave the number; else the client did.
+  requested_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+    -- When it was last asked for.
+  heads jsonb
+    -- Positions of the sources read after the request, that a checkpoint must reach: {"<source id>": "<lsn>"}; null until the decoder has read them.
+  acked_id bigint NOT NULL DEFAULT 0
+    -- Newest number that a checkpoint contains; 0 for none.
+  acked_seq bigint NOT NULL DEFAULT 0
+    -- Number of that checkpoint.
+  CONSTRAINT write_requests_acked_seq_check CHECK ((acked_seq >= 0))
+  CONSTRAINT write_requests_check CHECK (((acked_id >= 0) AND (acked_id <= id)))
+  CONSTRAINT write_requests_id_check CHECK (((id > 0) AND (id < '9223372036854775807'::bigint)))
+  CONSTRAINT write_requests_pkey PRIMARY KEY (user_id)
+  CONSTRAINT write_requests_user_id_check CHECK ((octet_length(user_id) <= 2048))
+  CREATE INDEX write_requests_acked ON millrace.write_requests USING btree (acked_seq)
+    -- Requests acknowledged by the newest checkpoints.
+  CREATE INDEX write_requests_pending ON millrace.write_requests USING btree (requested_at) WHERE (acked_id < id)
+    -- Requests that no checkpoint contains yet.
+
+PROCEDURE millrace.add_partitions(IN definition integer) VOLATILE SET search_path=pg_catalog
+  -- Makes the partitions of ops and row_state for a bucket definition. For the decoder only.
+
+FUNCTION millrace.bucket_at(bucket text, as_of bigint, OUT id bigint, OUT definition integer, OUT op_id bigint, OUT served boolean) RETURNS record STABLE SET search_path=pg_catalog
+  -- Resolves a bucket and an op id (null: now) for the functions below.
+
+FUNCTION millrace.bucket_checksum(bucket text, as_of bigint DEFAULT NULL::bigint) RETURNS TABLE(op_id bigint, ops bigint, checksum integer) STABLE SET search_path=pg_catalog
+  -- Number and wrapping sum (32 bits, signed) of the stored checksums of a bucket's ops since its last CLEAR, at an op id (null: now).
+
+FUNCTION millrace.bucket_rows(bucket text, as_of bigint DEFAULT NULL::bigint) RETURNS TABLE(type text, row_id text, subkey text, op_id bigint, data text) STABLE SET search_path=pg_catalog
+  -- The rows of a bucket, folded from its ops, at an op id (null: now). Of several rows with one (type, row_id) a client shows the one with the greatest op_id.
+
+FUNCTION millrace.crc32c(data bytea) RETURNS bigint IMMUTABLE STRICT SET search_path=pg_catalog
+  -- CRC-32C (Castagnoli) of bytes, 0 to 4294967295. Built in from PostgreSQL 18 on, about 0.1 us a byte before.
+
+FUNCTION millrace.find_bucket(bucket text) RETURNS bigint STABLE SET search_path=pg_catalog
+  -- Number of a bucket given by wire name, or by logical name among the definitions in force. Raises an error that names the nearest buckets if there is none.
+
+FUNCTION millrace.find_source_tables(source_table text) RETURNS integer[] STABLE SET search_path=pg_catalog
+  -- Numbers of a source table given as schema.table, or source.schema.table; several if it was dropped and made again. Raises an error that names the known tables if there is none.
+
+FUNCTION millrace.fmix32(h bigint) RETURNS bigint IMMUTABLE STRICT SET search_path=pg_catalog
+  -- MurmurHash3's 32-bit finaliser of a number from 0 to 4294967295. Without it sums of CRCs would not notice data swapped between two rows.
+
+FUNCTION millrace.op_checksum(kind integer, type text, row_id text, subkey text, data text) RETURNS integer IMMUTABLE SET search_path=pg_catalog
+  -- Checksum of a PUT (kind 1) or REMOVE (kind 2) from its parts, 32 bits as a signed integer; null for other kinds, whose checksum cannot be recomputed.
+
+FUNCTION millrace.op_time(op_id bigint) RETURNS timestamp with time zone STABLE SET search_path=pg_catalog
+  -- When an op id was committed: exact for the last hour, to the minute before; null if it is not committed yet.
+
+FUNCTION millrace.ops_between(bucket text, after bigint, upto bigint, lim integer DEFAULT 1000) RETURNS TABLE(op_id bigint, kind text, type text, row_id text, subkey text, checksum integer, data text) STABLE SET search_path=pg_catalog
+  -- The ops of a bucket with after < op_id <= upto (null: the newest checkpoint), at most lim (null: all), in order: what a client at "after" is sent.
+
+FUNCTION millrace.row_history(source_table text, row_id text, bucket text DEFAULT NULL::text) RETURNS TABLE(bucket_name text, type text, client_row_id text, since_op bigint, since timestamp with time zone, until_op bigint, until timestamp with time zone, ops jsonb) STABLE SET search_path=pg_catalog
+  -- In which buckets a source row was, since and until which op id and time (until null: it is there now), within history.keep, with its ops as far as they are kept. source_table is schema.table or source.schema.table; row_id is the key's text, for several key columns their JSON array.
+
+FUNCTION millrace.rule_set_at(op_id bigint) RETURNS integer STABLE SET search_path=pg_catalog
+  -- The rule set in force at an op id: the one with the greatest active_from at or below it. Null before the first.
+
+FUNCTION millrace.serves(definition integer, op_id bigint) RETURNS boolean STABLE SET search_path=pg_catalog
+  -- Whether a definition is in the rule set in force at an op id. Only then clients see anything of it.
+
+FUNCTION millrace.verify_bucket(bucket text) RETURNS TABLE(bucket_name text, ok boolean, ops bigint, wrong_ops bigint, first_wrong_op bigint, recomputed integer, running integer, rows bigint, running_rows bigint, running_ops bigint) STABLE SET search_path=pg_catalog
+  -- Recomputes every op checksum of a bucket from its data, their sum, and the counts, and compares them with what is stored and with the running totals. About 30 us an op before PostgreSQL 18.
+
+FUNCTION millrace.wrap32(sum numeric) RETURNS integer IMMUTABLE STRICT SET search_path=pg_catalog
+  -- The lowest 32 bits of a sum of checksums, as a signed integer.
+
+VIEW millrace.buckets
+  -- Every bucket that ever had a row, with its running totals.
+  bucket text COLLATE "C"
+    -- Wire name: <wire prefix>#<logical name>.
+  definition text
+    -- The bucket definition or stream.
+  name text COLLATE "C"
+    -- Logical name.
+  served boolean
+    -- Whether its definition is in the rule set in force.
+  rows bigint
+    -- Rows it holds.
+  ops bigint
+    -- Ops stored.
+  bytes bigint
+    -- Bytes of data of its ops.
+  checksum integer
+    -- Running sum of its op checksums, 32 bits, signed.
+  last_op bigint
+    -- Op id of its newest op.
+
+VIEW millrace.checkpoints
+  -- Committed checkpoints: all of the last hour, one a minute before.
+  seq bigint
+    -- Number of the checkpoint.
+  op_id bigint
+    -- The newest op id it contains.
+  at timestamp with time zone
+    -- When it was written.
+  published timestamp with time zone
+    -- Commit time, on its source, of the newest source transaction contained.
+  lsns jsonb
+    -- How far each source is contained: {"<source>": "<lsn>"}.
+  changed_buckets integer
+    -- Number of buckets changed since the checkpoint before; null: unknown.
+  changed_lookups integer
+    -- Number of lookup definitions with changed entries; null: unknown.
+
+VIEW millrace.definitions
+  -- Bucket and lookup definitions, and the rule sets that use them.
+  id integer
+    -- Number of the definition.
+  kind text
+    -- bucket or lookup.
+  name text
+    -- The bucket definition or stream it came from.
+  key text
+    -- Its name inside the compiled rules file.
+  wire_prefix text COLLATE "C"
+    -- Start of the wire names of its buckets; null for lookups.
+  hash text COLLATE "C"
+    -- Hash of its meaning.
+  state text
+    -- active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. unused: in none.
+  rule_sets integer[]
+    -- The rule sets it is in.
+  buckets bigint
+    -- Number of its buckets.
+  disk_bytes bigint
+    -- Bytes on disk of its ops and row states with their indexes; null for lookups.
+  created_at timestamp with time zone
+    -- When its history began.
+
+VIEW millrace.pending_write_checkpoints
+  -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back.
+  user_id text COLLATE "C"
+    -- Subject of the token, with /<client id> if the client has one.
+  id bigint
+    -- The number that is waited for.
+  acknowledged_id bigint
+    -- Newest number that was reached.
+  requested_at timestamp with time zone
+    -- When it was asked for.
+  waiting interval
+    -- How long ago that was.
+  waits_for text COLLATE "C"
+    -- What has to happen, in words.
+
+VIEW millrace.relays
+  -- Relays that reported within the last minute; each does every ten seconds.
+  id text COLLATE "C"
+    -- Random, one per process.
+  name text
+    -- Host and process.
+  listen text
+    -- Address clients reach it at.
+  connections integer
+    -- Connected clients.
+  op_id bigint
+    -- Newest op id it had published to its sessions.
+  ops_behind bigint
+    -- Op ids between that and the newest checkpoint now.
+  rule_sets integer[]
+    -- Rule sets its sessions use.
+  started_at timestamp with time zone
+    -- When it started.
+  reported_at timestamp with time zone
+    -- When it last reported.
+
+VIEW millrace.replication
+  -- How far each source is followed, and what it waits for.
+  source text COLLATE "C"
+    -- The source's name in the configuration.
+  database text
+    -- Database on the source.
+  slot text
+    -- Logical replication slot on the source.
+  publication text
+    -- Publication on the source.
+  durable pg_lsn
+    -- End of the newest source transaction contained in the newest checkpoint.
+  received pg_lsn
+    -- End of the newest WAL received.
+  confirmed pg_lsn
+    -- Position confirmed to the slot.
+  head pg_lsn
+    -- Insert position of the source when last asked.
+  lag_bytes bigint
+    -- Bytes of WAL between head and durable; all databases of the source write it.
+  lag_seconds numeric
+    -- Seconds since the newest contained transaction was committed on its source; 0 if nothing is missing.
+  retained_bytes bigint
+    -- Bytes of WAL the slot holds back on the source; null if unknown.
+  slot_state text
+    -- wal_status of the slot.
+  waiting_for text
+    -- What keeps the source from going on, in words.
+  error_code text
+    -- Code of the last failure (MR1003, ...), until there is progress.
+  error text
+    -- The last failure in words, until there is progress.
+  reported_at timestamp with time zone
+    -- When the decoder last reported; old if it is down.
+
+VIEW millrace.sessions
+  -- Live clients, as their relays last reported.
+  relay text COLLATE "C"
+    -- The relay; relays.id.
+  id bigint
+    -- Number within the relay.
+  user_id text COLLATE "C"
+    -- Subject of the token, with /<client id> if the client has one: the key of its write checkpoint.
+  client_id text
+    -- Id of the device; empty if the client has none.
+  transport text
+    -- http or ws.
+  agent text
+    -- SDK and platform, as the client tells.
+  buckets integer
+    -- Buckets it follows.
+  sent_op bigint
+    -- Checkpoint it was completely sent last.
+  acknowledged_op bigint
+    -- Checkpoint it has applied; null if it does not tell.
+  bytes bigint
+    -- Bytes of lines sent, before compression.
+  since timestamp with time zone
+    -- When it connected.
+
+VIEW millrace.status
+  -- One row: where the sidecar stands.
+  rule_set integer
+    -- The active rule set; null before the first is built.
+  op_id bigint
+    -- Op id of the newest checkpoint.
+  seq bigint
+    -- Number of the newest checkpoint.
+  checkpoint_at timestamp with time zone
+    -- When the newest checkpoint was written.
+  published timestamp with time zone
+    -- Commit time, on its source, of the newest source transaction contained.
+  decoder text
+    -- The decoder that leads.
+  heartbeat_at timestamp with time zone
+    -- Its last heartbeat, every two seconds; old if it is down.
+  lag jsonb
+    -- Per source: {"bytes", "seconds"}, as in the view replication.
+  waiting_for text COLLATE "C"
+    -- What sources wait for, in words.
+  errors text COLLATE "C"
+    -- Present failures of sources.
+  building_rule_set integer
+    -- The rule set being built, if any.
+  copy_tables bigint
+    -- Tables copied for it.
+  copy_tables_done bigint
+    -- Tables copied in full.
+  copy_rows bigint
+    -- Rows copied.
+  copy_estimate bigint
+    -- Rows expected.
+  row_errors bigint
+    -- Source rows that could not be evaluated or stored; see millrace.row_errors.
+  oldest_snapshot interval
+    -- Age of the oldest open transaction with a snapshot in this database, as far as you may see: it keeps dead rows from being removed.
