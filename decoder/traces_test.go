@@ -42,7 +42,8 @@ func (g *gate) ReadChunk(ctx context.Context, req *catalog.ChunkRequest, row fun
 // chunks of 2 pages.
 type trace struct {
 	*fixture
-	held *pgx.Conn // its commits wait for a standby that is not there
+	held  *pgx.Conn // its commits wait for a standby that is not there
+	holds sync.WaitGroup
 
 	mu     sync.Mutex
 	gates  map[string]chan struct{} // closed when a chunk may pass
@@ -127,7 +128,7 @@ func (tr *trace) block(when string, page int) (arrived, open func()) {
 func (tr *trace) hold(sql string) {
 	tr.t.Helper()
 	pid := tr.held.PgConn().PID()
-	go func() { _, _ = tr.held.Exec(context.Background(), sql) }()
+	tr.holds.Go(func() { _, _ = tr.held.Exec(context.Background(), sql) })
 	pgtest.Eventually(tr.t, patience, func() error {
 		var event *string
 		err := tr.db.QueryRow(context.Background(), "select wait_event from pg_stat_activity where pid = $1", int(pid)).Scan(&event)
@@ -150,6 +151,7 @@ func (tr *trace) release() {
 		}
 		return err
 	})
+	tr.holds.Wait()
 }
 
 // applied waits until everything in the WAL now is durable in the sidecar.
