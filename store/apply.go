@@ -65,7 +65,13 @@ func (w *Writer) applyBatch(ctx context.Context, changes []millrace.Change) erro
 		}
 	}
 	w.load.forget()
-	if len(w.flush.dirty) == 0 {
+	if w.rows.full() || w.buckets.full() {
+		// What leaves the caches must be in the tables.
+		if len(w.flush.dirty) > 0 || w.flush.names.rows > 0 {
+			if err := w.writeOut(ctx); err != nil {
+				return err
+			}
+		}
 		w.rows.age()
 		w.buckets.age()
 	}

@@ -144,9 +144,11 @@ func (g *generations[K, V]) get(k K, own func(V, K) K) (V, bool) {
 // put stores v; k must not share memory that is reused.
 func (g *generations[K, V]) put(k K, v V) { g.young[k] = v }
 
-// age makes room if the cache is full. Not while an entry is dirty.
+func (g *generations[K, V]) full() bool { return len(g.young) > g.limit/2 }
+
+// age makes room if the cache is full. What leaves must be in the tables.
 func (g *generations[K, V]) age() {
-	if len(g.young) > g.limit/2 {
+	if g.full() {
 		g.old, g.young = g.young, make(map[K]V, len(g.young)/2)
 	}
 }
