@@ -105,7 +105,7 @@ func TestStreamHead(t *testing.T) {
 	srv := relaytest.Serve(t, side)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	resp := post(t, ctx, srv, srv.Token("alice"), request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"identity"}})
+	resp := post(t, ctx, srv, srv.Token("alice"), relaytest.Request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"identity"}})
 	defer resp.Body.Close()
 	if resp.Header.Get("Content-Type") != "application/x-ndjson" || resp.Header.Get("X-Accel-Buffering") != "no" || resp.Header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Errorf("head %v", resp.Header)
@@ -117,7 +117,7 @@ func TestStreamHead(t *testing.T) {
 func TestGzip(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
-	resp := post(t, t.Context(), srv, srv.Token("alice"), request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"br, gzip;q=0.5"}})
+	resp := post(t, t.Context(), srv, srv.Token("alice"), relaytest.Request("c").AppendJSON(nil), http.Header{"Accept-Encoding": {"br, gzip;q=0.5"}})
 	defer resp.Body.Close()
 	if resp.Header.Get("Content-Encoding") != "gzip" {
 		t.Fatalf("head %v", resp.Header)
@@ -169,13 +169,13 @@ func (c *countingReader) Read(p []byte) (int, error) {
 
 func TestConnectionLimit(t *testing.T) {
 	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{Connections: 1}})
-	c := dial(t, srv, srv.Token("alice"), request("c"), nil)
-	c.until(0)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c"), nil)
+	c.Until(0)
 	resp, body := do(t, "POST", srv.URL+protocol.PathStream, "Token "+srv.Token("bob"), "{}")
 	if resp.StatusCode != 429 || !strings.Contains(body, "PSYNC_S2304") || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("status %d: %s", resp.StatusCode, body)
 	}
-	c.cancel()
+	c.Close()
 	pgtest.Eventually(t, 5*time.Second, func() error {
 		resp, err := http.Post(srv.URL+"/sync/stream", "application/json", nil)
 		if err != nil {
@@ -184,7 +184,7 @@ func TestConnectionLimit(t *testing.T) {
 		resp.Body.Close()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		again := post(t, ctx, srv, srv.Token("bob"), request("b").AppendJSON(nil), nil)
+		again := post(t, ctx, srv, srv.Token("bob"), relaytest.Request("b").AppendJSON(nil), nil)
 		defer again.Body.Close()
 		if again.StatusCode != 200 {
 			return fmt.Errorf("status %d after the first client left", again.StatusCode)
@@ -210,8 +210,8 @@ func TestBucketLimitNamesTheDefinition(t *testing.T) {
 func TestWriteCheckpoints(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(0)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(0)
 	side.Hold()
 	_, body := do(t, "GET", srv.URL+protocol.PathWriteCheckpoint+"?client_id=c1", "Bearer "+srv.Token("alice"), "")
 	id, err := protocol.DecodeWriteCheckpoint([]byte(body))
@@ -219,19 +219,19 @@ func TestWriteCheckpoints(t *testing.T) {
 		t.Fatalf("%s: %v", body, err)
 	}
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
-	c.until(cp.OpID)
-	if c.write != 0 {
-		t.Errorf("told %d before it was contained", c.write)
+	c.Until(cp.OpID)
+	if c.Write != 0 {
+		t.Errorf("told %d before it was contained", c.Write)
 	}
 	side.Release()
-	lines := c.until(cp.OpID)
-	if c.write != id || len(lines) != 2 {
-		t.Errorf("told %d, want %d:\n%s", c.write, id, describe(lines))
+	lines := c.Until(cp.OpID)
+	if c.Write != id || len(lines) != 2 {
+		t.Errorf("told %d, want %d:\n%s", c.Write, id, relaytest.Describe(lines))
 	}
 	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "2", `{}`) })
-	c.until(cp.OpID)
-	if c.write != id {
-		t.Errorf("the next line says %d instead of %d again", c.write, id)
+	c.Until(cp.OpID)
+	if c.Write != id {
+		t.Errorf("the next line says %d instead of %d again", c.Write, id)
 	}
 
 	// A device of its own, with numbers of its own.
@@ -243,18 +243,18 @@ func TestWriteCheckpoints(t *testing.T) {
 	if body != `{"data":{"checkpoint_request_id":"18"}}`+"\n" {
 		t.Errorf("answer %s", body)
 	}
-	c2 := dial(t, srv, srv.Token("alice"), request("c2"), nil)
-	c2.until(cp.OpID)
-	if c2.write != 18 {
-		t.Errorf("a joining device is told %d", c2.write)
+	c2 := dial(t, srv, srv.Token("alice"), relaytest.Request("c2"), nil)
+	c2.Until(cp.OpID)
+	if c2.Write != 18 {
+		t.Errorf("a joining device is told %d", c2.Write)
 	}
 }
 
 func TestUnreachableSidecar(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(0)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(0)
 	side.Break(errors.New("connection refused"))
 	resp, body := do(t, "GET", srv.URL+protocol.PathWriteCheckpoint, "Bearer "+srv.Token("alice"), "")
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "PSYNC_S2003") {
@@ -268,17 +268,17 @@ func TestUnreachableSidecar(t *testing.T) {
 		return nil
 	})
 	side.Break(nil)
-	c.until(cp.OpID) // the stream went on
+	c.Until(cp.OpID) // the stream went on
 	pgtest.Eventually(t, 5*time.Second, srv.Relay.Ready)
 }
 
 func TestShutdownEndsStreams(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(0)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(0)
 	srv.Stop()
-	if _, err := c.next(); !errors.Is(err, errEnded) {
+	if _, err := c.Next(); !errors.Is(err, relaytest.ErrEnded) {
 		t.Errorf("after the stop: %v", err)
 	}
 }
@@ -291,9 +291,9 @@ func TestResumeSendsNothingTwice(t *testing.T) {
 			tx.Put("mine", "alice", "t", fmt.Sprint(i), `{}`)
 		}
 	})
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
 	for n := 0; n == 0; {
-		l, err := c.next()
+		l, err := c.Next()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,22 +301,22 @@ func TestResumeSendsNothingTwice(t *testing.T) {
 			n = len(d.Ops)
 		}
 	}
-	c.cancel()
-	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
-	lines := c.until(cp.OpID)
+	c.Close()
+	c = dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), c)
+	lines := c.Until(cp.OpID)
 	ops := 0
 	for _, l := range lines {
 		if d, ok := l.(*protocol.Data); ok {
 			ops += len(d.Ops)
 		}
 	}
-	if ops == 0 || ops > 2000 || len(c.rows("mine", "alice")) != 3000 {
-		t.Errorf("%d ops after resuming, %d rows", ops, len(c.rows("mine", "alice")))
+	if ops == 0 || ops > 2000 || len(c.Rows("mine", "alice")) != 3000 {
+		t.Errorf("%d ops after resuming, %d rows", ops, len(c.Rows("mine", "alice")))
 	}
-	c.cancel()
-	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
-	if lines := c.until(cp.OpID); len(lines) != 2 {
-		t.Errorf("a client that has everything got\n%s", describe(lines))
+	c.Close()
+	c = dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), c)
+	if lines := c.Until(cp.OpID); len(lines) != 2 {
+		t.Errorf("a client that has everything got\n%s", relaytest.Describe(lines))
 	}
 }
 
@@ -326,10 +326,11 @@ func TestClientAhead(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })
-	c := &client{buckets: map[string]*millrace.Reduced{relaytest.Wire("mine", "alice"): {Last: 1 << 40, Checksum: 5}}}
-	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
-	c.until(cp.OpID)
-	if got := c.rows("mine", "alice")["1"]; got != `{"n":1}` {
+	c := relaytest.NewClient(t)
+	c.Buckets[relaytest.Wire("mine", "alice")] = &millrace.Reduced{Last: 1 << 40, Checksum: 5}
+	c = dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), c)
+	c.Until(cp.OpID)
+	if got := c.Rows("mine", "alice")["1"]; got != `{"n":1}` {
 		t.Errorf("row %q", got)
 	}
 }
@@ -343,9 +344,9 @@ func TestPriorities(t *testing.T) {
 		tx.Put("list", "l1", "t", "l", `{}`)
 		tx.Put("urgent", "", "t", "u", `{}`)
 	})
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
 	var order []string
-	for _, l := range c.until(cp.OpID)[1:] {
+	for _, l := range c.Until(cp.OpID)[1:] {
 		switch l := l.(type) {
 		case *protocol.Data:
 			order = append(order, l.Bucket)
@@ -361,9 +362,9 @@ func TestPriorities(t *testing.T) {
 	}
 	// Priority 0 alone passes the client's gate only by a partial completion.
 	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("urgent", "", "t", "u", `{"n":2}`) })
-	lines := c.until(cp.OpID)
+	lines := c.Until(cp.OpID)
 	if p, ok := lines[2].(protocol.PartialCheckpointComplete); !ok || p.Priority != 0 || len(lines) != 4 {
-		t.Errorf("got\n%s", describe(lines))
+		t.Errorf("got\n%s", relaytest.Describe(lines))
 	}
 }
 
@@ -407,8 +408,8 @@ func TestCompactionDuringCatchUp(t *testing.T) {
 			}
 		})
 	}
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	if _, err := c.next(); err != nil {
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	if _, err := c.Next(); err != nil {
 		t.Fatal(err)
 	}
 	last := side.Commit(func(tx *relaytest.Tx) {
@@ -418,8 +419,8 @@ func TestCompactionDuringCatchUp(t *testing.T) {
 		tx.Put("mine", "alice", "t", "z", `{}`)
 	})
 	side.Compact("mine", "alice")
-	c.until(last.OpID)
-	if got := c.rows("mine", "alice"); len(got) != 1 || got["z"] != `{}` {
+	c.Until(last.OpID)
+	if got := c.Rows("mine", "alice"); len(got) != 1 || got["z"] != `{}` {
 		t.Errorf("%d rows", len(got))
 	}
 }
@@ -428,16 +429,16 @@ func TestActivationResolvesAgain(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{}`) })
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(cp.OpID)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(cp.OpID)
 	side.Activate("none")
-	lines := c.until(side.Head().OpID)
-	if _, ok := lines[0].(*protocol.Checkpoint); !ok || len(lines) != 2 || len(c.target) != 0 || len(c.buckets) != 0 {
-		t.Errorf("got\n%s", describe(lines))
+	lines := c.Until(side.Head().OpID)
+	if _, ok := lines[0].(*protocol.Checkpoint); !ok || len(lines) != 2 || len(c.Target) != 0 || len(c.Buckets) != 0 {
+		t.Errorf("got\n%s", relaytest.Describe(lines))
 	}
 	side.Activate("")
-	c.until(side.Head().OpID)
-	if len(c.rows("mine", "alice")) != 1 {
+	c.Until(side.Head().OpID)
+	if len(c.Rows("mine", "alice")) != 1 {
 		t.Error("the rows did not come back")
 	}
 }
@@ -446,17 +447,17 @@ func TestSubscriptions(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("project", "p1", "t", "1", `{}`) })
-	c := dial(t, srv, srv.Token("alice"), request("c1",
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1",
 		protocol.Subscription{Stream: "project", Parameters: []byte(`{"id":"p1"}`), Priority: 1},
 		protocol.Subscription{Stream: "project", Priority: protocol.DefaultPriority},
 		protocol.Subscription{Stream: "unknown", Priority: protocol.DefaultPriority}), nil)
-	c.until(cp.OpID)
-	b := c.target[relaytest.Wire("project", "p1")]
+	c.Until(cp.OpID)
+	b := c.Target[relaytest.Wire("project", "p1")]
 	if b.Priority != 1 || len(b.Subscriptions) != 1 || b.Subscriptions[0] != (protocol.Reason{Index: 0}) {
 		t.Errorf("bucket %+v", b)
 	}
-	if len(c.streams) != 2 || c.streams[1].Name != "project" || len(c.streams[1].Errors) != 1 || c.streams[1].Errors[0].Subscription != 1 {
-		t.Errorf("streams %+v", c.streams)
+	if len(c.Streams) != 2 || c.Streams[1].Name != "project" || len(c.Streams[1].Errors) != 1 || c.Streams[1].Errors[0].Subscription != 1 {
+		t.Errorf("streams %+v", c.Streams)
 	}
 }
 
@@ -464,21 +465,21 @@ func TestSubscriptions(t *testing.T) {
 func TestLargeCheckpointGoesByPages(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side, relaytest.Options{Limits: relay.Limits{NodeBytes: 10_000}})
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(0)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(0)
 	cp := side.Commit(func(tx *relaytest.Tx) {
 		for i := range 2500 {
 			tx.Put("mine", "alice", "t", fmt.Sprint(i), `{"n":1}`)
 		}
 	})
 	data := 0
-	for _, l := range c.until(cp.OpID) {
+	for _, l := range c.Until(cp.OpID) {
 		if _, ok := l.(*protocol.Data); ok {
 			data++
 		}
 	}
-	if data != 3 || len(c.rows("mine", "alice")) != 2500 {
-		t.Errorf("%d data lines, %d rows", data, len(c.rows("mine", "alice")))
+	if data != 3 || len(c.Rows("mine", "alice")) != 2500 {
+		t.Errorf("%d data lines, %d rows", data, len(c.Rows("mine", "alice")))
 	}
 }
 
@@ -490,24 +491,24 @@ func TestRestoredSidecar(t *testing.T) {
 	side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })
 	backup := side.Backup()
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":2}`) })
-	c := dial(t, srv, srv.Token("alice"), request("c1"), nil)
-	c.until(cp.OpID)
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	c.Until(cp.OpID)
 	side.Restore(backup)
 	for {
-		if _, err := c.next(); errors.Is(err, errEnded) {
+		if _, err := c.Next(); errors.Is(err, relaytest.ErrEnded) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
 	}
-	c = dial(t, srv, srv.Token("alice"), request("c1"), c)
-	c.until(side.Head().OpID)
-	if got := c.rows("mine", "alice")["1"]; got != `{"n":1}` {
+	c = dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), c)
+	c.Until(side.Head().OpID)
+	if got := c.Rows("mine", "alice")["1"]; got != `{"n":1}` {
 		t.Errorf("row %q", got)
 	}
 	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":3}`) })
-	c.until(cp.OpID)
-	if got := c.rows("mine", "alice")["1"]; got != `{"n":3}` {
+	c.Until(cp.OpID)
+	if got := c.Rows("mine", "alice")["1"]; got != `{"n":3}` {
 		t.Errorf("row %q", got)
 	}
 }

@@ -69,16 +69,16 @@ func TestSwarm(t *testing.T) {
 		group.Go(func() {
 			rnd := rand.New(rand.NewPCG(uint64(i), 3))
 			user := users[i%len(users)]
-			var c *client
+			var c *relaytest.Client
 			for running := true; running; {
 				select {
 				case <-stop:
 					running = false
 				default:
 				}
-				c = dial(t, srv, srv.Token(user), request(fmt.Sprint("c", i)), c)
+				c = dial(t, srv, srv.Token(user), relaytest.Request(fmt.Sprint("c", i)), c)
 				for n := rnd.IntN(60); running && n > 0; n-- {
-					if _, err := c.next(); err != nil {
+					if _, err := c.Next(); err != nil {
 						break // quiet for long, at the end
 					}
 					select {
@@ -88,17 +88,17 @@ func TestSwarm(t *testing.T) {
 					}
 				}
 				if running {
-					c.cancel()
+					c.Close()
 				}
 			}
 			last := side.Head().OpID
-			c.until(last)
-			for name := range c.target {
-				if !same(side, name, c.buckets[name], user) {
+			c.Until(last)
+			for name := range c.Target {
+				if !same(side, name, c.Buckets[name], user) {
 					t.Errorf("%s of client %d differs at the end", name, i)
 				}
 			}
-			if _, ok := c.target[relaytest.Wire("list", "l0")]; !ok {
+			if _, ok := c.Target[relaytest.Wire("list", "l0")]; !ok {
 				t.Errorf("client %d was not granted l0", i)
 			}
 		})
@@ -134,16 +134,16 @@ func BenchmarkFanOut(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			side := relaytest.NewSidecar()
 			srv := relaytest.Serve(b, side)
-			clients := make([]*client, n)
+			clients := make([]*relaytest.Client, n)
 			for i := range clients {
 				clients[i] = dial(b, srv, srv.Token("alice"), &protocol.Request{RawData: true, ClientID: fmt.Sprint(i), Streams: protocol.StreamSelection{IncludeDefaults: true}}, nil)
-				clients[i].until(0)
+				clients[i].Until(0)
 			}
 			b.ResetTimer()
 			for i := range b.N {
 				cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("global", "", "t", "1", fmt.Sprintf(`{"n":%d}`, i)) })
 				for _, c := range clients {
-					c.until(cp.OpID)
+					c.Until(cp.OpID)
 				}
 			}
 		})

@@ -14,16 +14,15 @@ import (
 
 	"github.com/coder/websocket"
 
-	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
 	"github.com/millrace/millrace/relay"
 	"github.com/millrace/millrace/relay/relaytest"
 )
 
-// socket is a client of the native transport. It folds lines with the HTTP
-// tests' client.
+// socket is a client of the native transport. Lines are folded as over HTTP.
 type socket struct {
-	*client
+	*relaytest.Client
+	tb     *testing.T
 	conn   *websocket.Conn
 	frames atomic.Int64
 	bytes  atomic.Int64
@@ -38,7 +37,7 @@ func connectSocket(t *testing.T, srv *relaytest.Server) *socket {
 	}
 	conn.SetReadLimit(-1)
 	t.Cleanup(func() { conn.CloseNow() })
-	return &socket{conn: conn, client: &client{tb: t, lines: make(chan protocol.Line, 1000), buckets: map[string]*millrace.Reduced{}}}
+	return &socket{conn: conn, tb: t, Client: relaytest.NewClient(t)}
 }
 
 func (s *socket) send(f protocol.Frame) {
@@ -49,18 +48,18 @@ func (s *socket) send(f protocol.Frame) {
 }
 
 func openFrame(token string, credit int64) *protocol.Open {
-	return &protocol.Open{Request: *request("c1"), Token: token, CreditBytes: credit}
+	return &protocol.Open{Request: *relaytest.Request("c1"), Token: token, CreditBytes: credit}
 }
 
 // listen reads frames into lines until the connection ends.
 func (s *socket) listen() {
 	ctx := s.tb.Context()
 	go func() {
-		defer close(s.lines)
+		defer close(s.Lines)
 		for {
 			kind, b, err := s.conn.Read(ctx)
 			if err != nil {
-				s.err = err
+				s.Err = err
 				return
 			}
 			s.frames.Add(1)
@@ -68,20 +67,20 @@ func (s *socket) listen() {
 			if kind == websocket.MessageBinary {
 				z, err := gzip.NewReader(bytes.NewReader(b))
 				if err != nil {
-					s.err = err
+					s.Err = err
 					return
 				}
-				if b, s.err = io.ReadAll(z); s.err != nil {
+				if b, s.Err = io.ReadAll(z); s.Err != nil {
 					return
 				}
 			}
 			for _, line := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
 				l, err := protocol.DecodeLine(line)
 				if err != nil {
-					s.err = fmt.Errorf("%w in %q", err, line)
+					s.Err = fmt.Errorf("%w in %q", err, line)
 					return
 				}
-				s.lines <- l
+				s.Lines <- l
 			}
 		}
 	}()
@@ -91,7 +90,7 @@ func (s *socket) listen() {
 func (s *socket) closed() (int, string) {
 	s.tb.Helper()
 	for {
-		if _, err := s.next(); err != nil {
+		if _, err := s.Next(); err != nil {
 			var c websocket.CloseError
 			if !errors.As(err, &c) {
 				s.tb.Fatalf("the connection ended with %v", err)
@@ -116,26 +115,26 @@ func TestSocketFollowsChanges(t *testing.T) {
 			open.AcceptGzip = gz
 			s.send(open)
 			s.listen()
-			s.until(cp.OpID)
+			s.Until(cp.OpID)
 			if n := s.bytes.Load(); gz && n > 150_000 || !gz && n < 150_000 {
 				t.Errorf("%d bytes", n)
 			}
 			frames := s.frames.Load()
 			cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "x", `{}`) })
-			s.until(cp.OpID)
+			s.Until(cp.OpID)
 			if n := s.frames.Load() - frames; n != 1 {
 				t.Errorf("%d frames for a small checkpoint", n)
 			}
 			s.send(protocol.AckFrame{OpID: cp.OpID})
 			s.send(protocol.CheckpointRequestFrame{})
 			for {
-				l, err := s.next()
+				l, err := s.Next()
 				if err != nil {
 					t.Fatal(err)
 				}
 				if r, ok := l.(protocol.CheckpointRequestReply); ok {
-					for s.write != r.ID {
-						if _, err := s.next(); err != nil {
+					for s.Write != r.ID {
+						if _, err := s.Next(); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -163,7 +162,7 @@ func TestSocketCredit(t *testing.T) {
 	// Every frame is paid back exactly: so one comes at a time.
 	var paid, frames int64
 	for ops := 0; ops < 5000; {
-		l, err := s.next()
+		l, err := s.Next()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +180,7 @@ func TestSocketCredit(t *testing.T) {
 		s.send(protocol.CreditFrame{Bytes: b - paid})
 		paid = b
 	}
-	s.until(cp.OpID)
+	s.Until(cp.OpID)
 }
 
 func TestSocketStreamsAndToken(t *testing.T) {
@@ -193,25 +192,25 @@ func TestSocketStreamsAndToken(t *testing.T) {
 	open.StreamsVersion = 1
 	s.send(open)
 	s.listen()
-	if first := s.until(cp.OpID)[0].(*protocol.Checkpoint); first.StreamsVersion != 1 {
+	if first := s.Until(cp.OpID)[0].(*protocol.Checkpoint); first.StreamsVersion != 1 {
 		t.Errorf("first checkpoint %+v", first)
 	}
 	s.send(&protocol.StreamsFrame{Version: 2, StreamSelection: protocol.StreamSelection{
 		Subscriptions: []protocol.Subscription{{Stream: "project", Parameters: []byte(`{"id":"p1"}`), Priority: protocol.DefaultPriority}}}})
-	lines := s.until(cp.OpID)
-	if first, ok := lines[0].(*protocol.Checkpoint); !ok || first.StreamsVersion != 2 || len(s.target) != 1 || len(s.rows("project", "p1")) != 1 {
-		t.Errorf("after the new list\n%s", describe(lines))
+	lines := s.Until(cp.OpID)
+	if first, ok := lines[0].(*protocol.Checkpoint); !ok || first.StreamsVersion != 2 || len(s.Target) != 1 || len(s.Rows("project", "p1")) != 1 {
+		t.Errorf("after the new list\n%s", relaytest.Describe(lines))
 	}
 
 	// A token that does not verify is told and changes nothing.
 	s.send(&protocol.TokenFrame{Token: "a.b.c"})
-	if l, err := s.next(); err != nil || l.(*protocol.StreamError).Code != "PSYNC_S2101" || l.(*protocol.StreamError).Fatal {
+	if l, err := s.Next(); err != nil || l.(*protocol.StreamError).Code != "PSYNC_S2101" || l.(*protocol.StreamError).Fatal {
 		t.Fatalf("line %+v, %v", l, err)
 	}
 	// New claims: resolved again, here with the same result, so nothing is said.
 	s.send(&protocol.TokenFrame{Token: relaytest.Sign(map[string]any{"sub": "alice", "role": "x", "aud": relaytest.Audience, "iat": time.Now().Unix(), "exp": time.Now().Unix() + 600})})
 	cp = side.Commit(func(tx *relaytest.Tx) { tx.Put("project", "p1", "t", "2", `{}`) })
-	s.until(cp.OpID)
+	s.Until(cp.OpID)
 	s.send(&protocol.TokenFrame{Token: srv.Token("bob")})
 	if code, reason := s.closed(); code != protocol.CloseSubject || !strings.Contains(reason, "PSYNC_S2101") {
 		t.Errorf("closed with %d %q", code, reason)
@@ -265,7 +264,7 @@ func TestSocketShutdown(t *testing.T) {
 	s := connectSocket(t, srv)
 	s.send(openFrame(srv.Token("alice"), 1<<20))
 	s.listen()
-	s.until(0)
+	s.Until(0)
 	srv.Stop()
 	if code, _ := s.closed(); code != protocol.CloseRestarting {
 		t.Errorf("closed with %d", code)
@@ -279,7 +278,7 @@ func TestSocketReport(t *testing.T) {
 	s := connectSocket(t, srv)
 	s.send(openFrame(srv.Token("alice"), 1<<20))
 	s.listen()
-	s.until(cp.OpID)
+	s.Until(cp.OpID)
 	s.send(protocol.AckFrame{OpID: cp.OpID})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
