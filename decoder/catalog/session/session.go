@@ -53,8 +53,14 @@ func Settings(p Purpose) map[string]string {
 	return s
 }
 
+// connectTimeout holds where the connection string has no connect_timeout.
+const connectTimeout = 15 * time.Second
+
 // Apply puts the settings into a parsed configuration.
 func Apply(c *pgconn.Config, p Purpose) {
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
 	if c.RuntimeParams == nil {
 		c.RuntimeParams = map[string]string{}
 	}
@@ -76,19 +82,11 @@ func Apply(c *pgconn.Config, p Purpose) {
 var ErrURI = errors.New("connection string is not valid: expected postgres://user@host:port/database " +
 	"with special characters in the password percent-encoded")
 
-const (
-	driverTimeout  = 2 * time.Minute // what the driver takes without connect_timeout
-	connectTimeout = 15 * time.Second
-)
-
 // Config reads a connection string for the purpose.
 func Config(uri string, p Purpose) (*pgconn.Config, error) {
 	c, err := pgconn.ParseConfig(uri)
 	if err != nil {
 		return nil, ErrURI
-	}
-	if c.ConnectTimeout == driverTimeout {
-		c.ConnectTimeout = connectTimeout
 	}
 	Apply(c, p)
 	return c, nil
