@@ -83,3 +83,40 @@ func ingest(b *testing.B, ctx context.Context, s *store, lines [][]byte, sum mil
 		b.Fatalf("%+v %v", out, err)
 	}
 }
+
+// BenchmarkLocalWrite is one inserted row, committed to disk and queued.
+func BenchmarkLocalWrite(b *testing.B) {
+	ctx := context.Background()
+	db := &DB{store: testStore(b, benchSchema(true))}
+	for i := 0; b.Loop(); i++ {
+		if _, err := db.Execute(ctx, `INSERT INTO todos (id, list_id, title, completed) VALUES (?, 'l1', 'Buy milk', 0)`, fmt.Sprint("row ", i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSmallCheckpoint is one changed row among 100,000, from the checkpoint
+// line to readers seeing it.
+func BenchmarkSmallCheckpoint(b *testing.B) {
+	ctx := context.Background()
+	s := testStore(b, benchSchema(true))
+	lines, sum, last := benchLines(0)
+	ingest(b, ctx, s, lines, sum, last)
+	for b.Loop() {
+		last++
+		op := millrace.Op{ID: last, Kind: millrace.OpPut, Type: "todos", RowID: "one", Data: `{"list_id":"l","title":"x"}`}
+		op.Checksum = millrace.PutChecksum(op.Type, op.RowID, "", op.Data)
+		sum += op.Checksum
+		cp := []protocol.Bucket{{Name: "b", Checksum: sum, Count: int64(last), Priority: 3}}
+		if _, err := s.begin(ctx, false, cp, nil); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.stage(ctx, []*protocol.Data{{Bucket: "b", Ops: []millrace.Op{op}}}, true); err != nil {
+			b.Fatal(err)
+		}
+		out, err := s.complete(ctx, completion{OpID: last, Buckets: cp, Full: true})
+		if err != nil || !out.Published {
+			b.Fatalf("%+v %v", out, err)
+		}
+	}
+}

@@ -16,7 +16,8 @@ type Credentials struct {
 type Connector interface {
 	// FetchCredentials gives credentials, usually by asking the app's backend.
 	// It is called at the first connection, shortly before the token expires,
-	// and after the server refused it. An error, or being offline, is no
+	// after the server refused it, and when the server has not been reached
+	// several times. An error, or being offline, is no
 	// tragedy: the local database works on, and it is called again later.
 	FetchCredentials(ctx context.Context) (Credentials, error)
 	// UploadData sends the waiting transactions to the app's backend: take

@@ -18,7 +18,7 @@ import (
 
 // inboxSize bounds events that wait for the loop; streams are not read further
 // while it is full.
-const inboxSize = 64
+const inboxSize = 16
 
 // engine runs the two state machines of one connection: one goroutine, the
 // loop, steps them and does all storage actions; everything that waits for the

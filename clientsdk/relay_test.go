@@ -124,9 +124,6 @@ func TestRelay(t *testing.T) {
 						a.url = srv.URL
 						a.mu.Unlock()
 					}
-					for _, db := range dbs { // the endpoint moved: what is cached does not help
-						reconnect(t, db, apps, o, dbs)
-					}
 				}
 			case 2, 3, 4:
 				localWrites(t, ctx, rnd, dbs[users[rnd.IntN(3)]], i)
@@ -155,16 +152,6 @@ func TestRelay(t *testing.T) {
 			}
 		}
 	})
-}
-
-func reconnect(t *testing.T, db *DB, apps map[string]*relayApp, o ConnectOptions, dbs map[string]*DB) {
-	for u, d := range dbs {
-		if d == db {
-			if err := db.Connect(apps[u], o); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 }
 
 func changeSidecar(rnd *rand.Rand, tx *relaytest.Tx, users []string, lists map[string]map[string]bool, i int) {

@@ -238,8 +238,9 @@ func unquoted(s string, quote byte) string {
 }
 
 func after(q string, i int, end string) int {
-	if n := strings.Index(q[i+1:], end); n >= 0 {
-		return i + 1 + n + len(end)
+	const opening = 2 // bytes of "--" and "/*"
+	if n := strings.Index(q[i+opening:], end); n >= 0 {
+		return i + opening + n + len(end)
 	}
 	return len(q)
 }

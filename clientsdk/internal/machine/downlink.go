@@ -45,6 +45,10 @@ func (b Backoff) Delay(failures int) time.Duration {
 // RefreshSeconds is the remaining life of a token at which a new one is asked for.
 const RefreshSeconds = 30
 
+// askAgainAfter is after how many failures in a row credentials are asked for
+// again, in case the server has moved.
+const askAgainAfter = 3
+
 // Downlink is the state of the download half. The zero value with Backoff set
 // is Offline. Fields are for reading; Step alone changes them.
 type Downlink struct {
@@ -180,6 +184,9 @@ func (d *Downlink) wait(err error) []Action {
 	d.Connected = false
 	d.Failures++
 	d.Err = err
+	if d.Failures%askAgainAfter == 0 {
+		d.Stale = true
+	}
 	return []Action{StartTimer{d.Attempt, d.Backoff.Delay(d.Failures)}}
 }
 

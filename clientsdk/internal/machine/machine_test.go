@@ -55,6 +55,20 @@ func TestFailuresReset(t *testing.T) {
 	}
 }
 
+// TestAsksAgain: a server that is not reached may have moved (D8).
+func TestAsksAgain(t *testing.T) {
+	d := &Downlink{Backoff: Backoff{Min: time.Second, Max: time.Minute}}
+	d.Step(Connect{})
+	for i := 1; i <= 4; i++ {
+		d.Step(CredentialsReady{d.Attempt})
+		d.Step(Ended{d.Attempt, EndLost, errTest})
+		fetch := d.Step(TimerFired{d.Attempt})[0].(FetchCredentials)
+		if fetch.Fresh != (i == 3) {
+			t.Errorf("after %d failures: fresh %v", i, fetch.Fresh)
+		}
+	}
+}
+
 // TestDownlinkInvariants drives the download half with random events, right and
 // wrong ones, and checks D1, D2 and D7 after each.
 func TestDownlinkInvariants(t *testing.T) {

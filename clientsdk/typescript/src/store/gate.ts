@@ -1,0 +1,38 @@
+import { OPEN_TARGET } from "./layout.js";
+import type { Store } from "./store.js";
+
+/** What the upload half needs to know of the queue and the gate. */
+export interface GateState {
+  /** Entries waiting for upload, the first one's number (0: none), and the newest one's ever. */
+  readonly queued: number;
+  readonly head: bigint;
+  readonly last: bigint;
+  /** Local writes were uploaded, or are to be, that no write checkpoint was asked for yet. */
+  readonly unacknowledged: boolean;
+}
+
+/**
+ * Tells whether the newest validated completion contains every local write:
+ * nothing waits for upload, and the write checkpoint asked for after the last
+ * upload has been seen.
+ */
+export function gateOpen(store: Store): boolean {
+  return store.db.integer(`SELECT target <= seen AND NOT EXISTS (SELECT 1 FROM mr_queue) FROM mr_state`) === 1n;
+}
+
+const LAST = `(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mr_queue')`;
+
+export function gateState(store: Store): GateState {
+  const r = store.db.row(`SELECT (SELECT count(*) FROM mr_queue), (SELECT coalesce(min(id), 0) FROM mr_queue), ${LAST}, target = ${OPEN_TARGET} FROM mr_state`) ?? [];
+  return { queued: Number(r[0]), head: BigInt(Number(r[1])), last: BigInt(Number(r[2])), unacknowledged: r[3] === 1 };
+}
+
+/**
+ * Stores the write checkpoint that covers everything written locally up to
+ * queue entry last, if one is waited for at all. Ignored, giving false, if
+ * something was written since: that write needs a later one.
+ */
+export function setTarget(store: Store, id: bigint, last: bigint): boolean {
+  return store.write(true, () =>
+    store.db.run(`UPDATE mr_state SET target = ? WHERE target > seen AND NOT EXISTS (SELECT 1 FROM mr_queue) AND ${LAST} = ?`, id, last) === 1);
+}
