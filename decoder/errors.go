@@ -21,7 +21,7 @@ type SourceError struct {
 
 // Error is one line for people.
 func (e *SourceError) Error() string {
-	s := fmt.Sprintf("%s: source %q", e.Code, e.Source)
+	s := fmt.Sprintf("%s: source %s", e.Code, e.Source)
 	if e.Object != "" {
 		s += ", " + e.Object
 	}

@@ -40,7 +40,7 @@ func (r *runner) connect(ctx context.Context) error {
 	r.status.waits("")
 	s := newSession(r.source, r.events, r.config.SnapshotWorkers)
 	s.stream, s.status = stream, r.status
-	s.prober = newProber(probes{server, config.Slot}, r.config.Heartbeat)
+	s.prober = newProber(probes{server, config.Name, config.Slot}, r.config.Heartbeat)
 	err = s.run(ctx, *opened, func(ctx context.Context, s *session) error {
 		var reader chunkReader = server.Reader()
 		if r.config.wrap != nil {

@@ -148,6 +148,7 @@ func toastSizes(ctx context.Context, uri string, tables []uint32) (map[uint32]in
 // probes is the source as the prober sees it.
 type probes struct {
 	*catalog.Source
+	name string
 	slot string
 }
 
@@ -169,7 +170,7 @@ func (p probes) Slot(ctx context.Context) (slotReport, error) {
 		return report, err
 	}
 	if slot == nil {
-		return report, &SourceError{Code: codeSlot, Object: "slot " + p.slot, Text: "it is gone", Cure: startOver}
+		return report, &SourceError{Code: codeSlot, Source: p.name, Object: "slot " + p.slot, Text: "it is gone", Cure: startOver}
 	}
 	report.Retained, report.State = slot.Retained, slot.Status
 	return report, nil

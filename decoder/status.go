@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog"
+	connecting "github.com/millrace/millrace/decoder/catalog/session"
 	"github.com/millrace/millrace/decoder/walstream"
 )
 
@@ -75,7 +76,8 @@ func (s *status) fail(err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.report.ErrorCode, s.report.Error = errorCode(err), err.Error()
+	s.report.ErrorCode = errorCode(err)
+	s.report.Error = strings.TrimPrefix(err.Error(), s.report.ErrorCode+": ") // the code has a column of its own
 	s.hurry()
 }
 
@@ -116,7 +118,10 @@ func (s *status) hurry() {
 func errorCode(err error) string {
 	var source *SourceError
 	var finding catalog.Finding
+	var connect *connecting.ConnectError
 	switch {
+	case errors.As(err, &connect):
+		return connect.Code()
 	case errors.As(err, &source):
 		return source.Code
 	case errors.As(err, &finding):

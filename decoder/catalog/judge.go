@@ -19,7 +19,7 @@ func (t *Table) judge(r *tableRow, publication string) []Finding {
 		return list
 	}
 	if !t.Published {
-		add("MR1014", FatalTable, fmt.Sprintf("the table is not in publication %q", publication),
+		add("MR1014", FatalTable, fmt.Sprintf("the table is not in publication %s", publication),
 			fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", session.Ident(publication), t.SQL()))
 	}
 	// The stream shows every published row to a replication role, but a copy

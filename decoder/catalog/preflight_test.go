@@ -77,8 +77,8 @@ func TestPreflightOfTheRole(t *testing.T) {
 		t.Error("usable is wrong")
 	}
 	for code, repair := range map[string]string{
-		"MR1005": "ALTER ROLE \"" + role + "\" REPLICATION;",
-		"MR1016": "ALTER ROLE \"" + role + "\" BYPASSRLS;",
+		"MR1005": "ALTER ROLE " + role + " REPLICATION;",
+		"MR1016": "ALTER ROLE " + role + " BYPASSRLS;",
 	} {
 		if f := finding(t, list, code); f.Repair != repair {
 			t.Errorf("%v", f)
@@ -99,7 +99,7 @@ func TestPreflightOfThePublication(t *testing.T) {
 	s := d.source()
 	list, _ := preflight(t, s)
 	f := finding(t, list, "MR1010")
-	if codes(list) != "MR1010 fatal publication p" || f.Repair != `CREATE PUBLICATION "p" FOR TABLE "public"."Odd ""x", "public"."t";` {
+	if codes(list) != "MR1010 fatal publication p" || f.Repair != `CREATE PUBLICATION p FOR TABLE public."Odd ""x", public.t;` {
 		t.Errorf("%v", list)
 	}
 	d.exec(f.Repair)
@@ -128,7 +128,7 @@ func TestEnsurePublication(t *testing.T) {
 	// It may not create: the error is the SQL.
 	_, err := s.EnsurePublication(t.Context(), []catalog.TableName{a})
 	var failed *catalog.PublicationError
-	if !errors.As(err, &failed) || !strings.Contains(err.Error(), `CREATE PUBLICATION "p" FOR TABLE "public"."a";`) || strings.Contains(err.Error(), "s3cret") {
+	if !errors.As(err, &failed) || !strings.Contains(err.Error(), `CREATE PUBLICATION p FOR TABLE public.a;`) || strings.Contains(err.Error(), "s3cret") {
 		t.Fatalf("got %v", err)
 	}
 
@@ -218,7 +218,7 @@ func TestConnectErrors(t *testing.T) {
 	}
 	s := d.source(as(with(func(v *url.URL) { v.User = url.UserPassword("norepl", "wr0ng/pw") })))
 	_, err = s.CreateSlot(t.Context(), "norepl", nil)
-	if err == nil || !strings.Contains(err.Error(), `ALTER ROLE "norepl" REPLICATION;`) || strings.Contains(err.Error(), "wr0ng") {
+	if err == nil || !strings.Contains(err.Error(), `ALTER ROLE norepl REPLICATION;`) || strings.Contains(err.Error(), "wr0ng") {
 		t.Errorf("slot without the right: %v", err)
 	}
 }

@@ -34,7 +34,7 @@ func (e *PublicationError) Error() string {
 	if errors.As(e.Err, &pg) {
 		reason = pg.Message
 	}
-	return fmt.Sprintf("publication %q cannot be set up (%s): run %s as the owner of the tables",
+	return fmt.Sprintf("publication %s cannot be set up (%s): run %s as the owner of the tables",
 		e.Publication, reason, strings.Join(e.SQL, " "))
 }
 

@@ -115,7 +115,16 @@ type ConnectError struct {
 
 // Error is one sentence for people.
 func (e *ConnectError) Error() string {
-	return fmt.Sprintf("connect to source %s as %q, database %q: %s", e.Host, e.User, e.Database, e.Reason)
+	return fmt.Sprintf("%s: connect to source %s as %s, database %s: %s", e.Code(), e.Host, e.User, e.Database, e.Reason)
+}
+
+// Code is the stable code people search for.
+func (e *ConnectError) Code() string {
+	var pg *pgconn.PgError
+	if errors.As(e.Err, &pg) && pg.Code == "42501" {
+		return "MR1005"
+	}
+	return "MR1001"
 }
 
 // Unwrap gives the driver's error.
@@ -200,9 +209,6 @@ func lastLine(err error) string {
 	}
 	return strings.TrimSpace(text)
 }
-
-// Ident quotes an SQL identifier.
-func Ident(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // Literal quotes an SQL string for a session with standard_conforming_strings
 // on; backslashes are given in the escape form, which does not depend on it.

@@ -49,7 +49,7 @@ func TestExplain(t *testing.T) {
 		err := Explain(c, fmt.Errorf("connect: %w", &pgconn.PgError{Code: code, Message: "no"}))
 		var connect *ConnectError
 		if !errors.As(err, &connect) || connect.Cause != want || connect.Host != "h:1" || connect.User != "someone" ||
-			strings.Contains(err.Error(), "s3cret") || !strings.HasPrefix(err.Error(), `connect to source h:1 as "someone", database "d": `) {
+			strings.Contains(err.Error(), "s3cret") || !strings.HasPrefix(err.Error(), map[bool]string{true: "MR1005", false: "MR1001"}[code == "42501"]+`: connect to source h:1 as someone, database d: `) {
 			t.Errorf("%s: %v", code, err)
 		}
 	}
@@ -71,8 +71,20 @@ func TestQuoting(t *testing.T) {
 			t.Fatalf("%q became %s", s, Literal(s))
 		}
 		ident := Ident(s)
-		if strings.ReplaceAll(ident[1:len(ident)-1], `""`, `"`) != s {
+		if plain := strings.Trim(s, "a") == "" && s != ""; plain && ident != s ||
+			!plain && strings.ReplaceAll(ident[1:len(ident)-1], `""`, `"`) != s {
 			t.Fatalf("%q became %s", s, ident)
 		}
 	})
+}
+
+func TestIdent(t *testing.T) {
+	for name, want := range map[string]string{
+		"todos": "todos", "_x9": "_x9", "Todos": `"Todos"`, "9x": `"9x"`, "a b": `"a b"`, "": `""`, "übung": `"übung"`,
+		"user": `"user"`, "order": `"order"`, "a$": `"a$"`, `a"b`: `"a""b"`,
+	} {
+		if got := Ident(name); got != want {
+			t.Errorf("%q became %s, want %s", name, got, want)
+		}
+	}
 }

@@ -1,0 +1,43 @@
+package decoder
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/internal/pgtest"
+)
+
+// RA-29, I8: a large transaction, and a large table, take no more memory than
+// the bounds say.
+func TestMemoryIsBounded(t *testing.T) {
+	f := newFixture(t, pgtest.Shared(t), wideRules,
+		"create table t(id int primary key, v int, big text)",
+		"insert into t select g, 0, repeat(md5(g::text), 20) from generate_series(1, 100000) g")
+	d := &discard{Sidecar: f.sidecar}
+	limit := uint64(160 << 20)
+	f.term = startTerm(f.config, d)
+	f.growsLess(limit, func() bool { return d.changes.Load() >= 100_000 })
+	f.settled()
+	f.exec("insert into t select g, 0, repeat(md5(g::text), 20) from generate_series(100001, 300000) g")
+	f.growsLess(limit, func() bool { return d.changes.Load() >= 300_000 })
+}
+
+// growsLess watches the heap until done.
+func (f *fixture) growsLess(limit uint64, done func() bool) {
+	f.t.Helper()
+	runtime.GC()
+	base, peak := heap(), uint64(0)
+	pgtest.Eventually(f.t, 2*time.Minute, func() error {
+		peak = max(peak, heap())
+		if !done() {
+			return errors.New("not done")
+		}
+		return nil
+	})
+	f.t.Logf("heap grew from %d to %d MiB", base>>20, peak>>20)
+	if peak > base+limit {
+		f.t.Errorf("more than %d MiB", limit>>20)
+	}
+}
