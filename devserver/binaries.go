@@ -83,6 +83,11 @@ func FetchBinaries(dir string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
+	// The library leaves its log in the temporary folder.
+	defer os.Setenv("TMPDIR", os.Getenv("TMPDIR"))
+	if err := os.Setenv("TMPDIR", work); err != nil {
+		return err
+	}
 	unpacked := filepath.Join(work, "unpacked")
 	messages, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {

@@ -345,6 +345,8 @@ func repositoryServer(t *testing.T, spoil func(w http.ResponseWriter, r *http.Re
 
 func TestFetchBinaries(t *testing.T) {
 	t.Setenv(EnvRepository, repositoryServer(t, nil))
+	tmp := t.TempDir()
+	t.Setenv("TMPDIR", tmp)
 	dir := filepath.Join(t.TempDir(), "cache", "pg")
 	if err := FetchBinaries(dir); err != nil {
 		t.Fatal(err)
@@ -356,6 +358,9 @@ func TestFetchBinaries(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("left beside it: %v (%v)", entries, err)
+	}
+	if entries, err := os.ReadDir(tmp); err != nil || len(entries) != 0 {
+		t.Errorf("left in the temporary folder: %v (%v)", entries, err)
 	}
 }
 
