@@ -1,5 +1,6 @@
 import { OPEN_TARGET } from "./layout.js";
 import type { Store } from "./store.js";
+import { big } from "./store.js";
 
 /** What the upload half needs to know of the queue and the gate. */
 export interface GateState {
@@ -24,7 +25,7 @@ const LAST = `(SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'm
 
 export function gateState(store: Store): GateState {
   const r = store.db.row(`SELECT (SELECT count(*) FROM mr_queue), (SELECT coalesce(min(id), 0) FROM mr_queue), ${LAST}, target = ${OPEN_TARGET} FROM mr_state`) ?? [];
-  return { queued: Number(r[0]), head: BigInt(Number(r[1])), last: BigInt(Number(r[2])), unacknowledged: r[3] === 1 };
+  return { queued: Number(r[0]), head: big(r[1]), last: big(r[2]), unacknowledged: r[3] === 1 };
 }
 
 /**

@@ -1,5 +1,6 @@
 import type { Value } from "../sqlite/connection.js";
 import type { Store } from "./store.js";
+import { big } from "./store.js";
 
 /** PUT: inserted, data holds the non-null columns. PATCH: updated, the changed ones. DELETE: no data. */
 export type UploadKind = "PUT" | "PATCH" | "DELETE";
@@ -40,13 +41,13 @@ function uploadOp(op: Value | undefined, type: Value | undefined, id: Value | un
   return typeof data === "string" ? { ...out, data: JSON.parse(data) as Record<string, string | number | null> } : out;
 }
 
-const int = (v: Value | undefined): bigint => BigInt(Number(v));
+
 
 /** The oldest transaction of the queue. */
 export function nextTransaction(store: Store): { readonly id: bigint; readonly ops: readonly UploadOp[] } | null {
   const rows = store.db.all(`SELECT tx, op, type, row_id, data FROM mr_queue WHERE tx = (SELECT tx FROM mr_queue ORDER BY id LIMIT 1) ORDER BY id`);
   const first = rows[0];
-  return first === undefined ? null : { id: int(first[0]), ops: rows.map((r) => uploadOp(r[1], r[2], r[3], r[4])) };
+  return first === undefined ? null : { id: big(first[0]), ops: rows.map((r) => uploadOp(r[1], r[2], r[3], r[4])) };
 }
 
 /** What waits for upload, oldest first. */
@@ -54,7 +55,7 @@ export function uploadQueue(store: Store, limit: number): UploadEntry[] {
   return store.db
     .all(`SELECT id, tx, op, type, row_id, data, attempts, last_error, last_attempt FROM mr_queue ORDER BY id LIMIT ?`, limit)
     .map((r) => ({
-      ...uploadOp(r[2], r[3], r[4], r[5]), number: int(r[0]), transaction: int(r[1]), attempts: Number(r[6]),
+      ...uploadOp(r[2], r[3], r[4], r[5]), number: big(r[0]), transaction: big(r[1]), attempts: Number(r[6]),
       lastError: r[7] as string | null, lastAttempt: r[8] === null ? null : new Date(Number(r[8])),
     }));
 }
@@ -81,7 +82,7 @@ export function rejectUpload(store: Store, tx: bigint, reason: string): void {
 export function rejectedUploads(store: Store, limit: number): RejectedUpload[] {
   return store.db
     .all(`SELECT id, tx, op, type, row_id, data, reason, at FROM mr_rejected ORDER BY id DESC LIMIT ?`, limit)
-    .map((r) => ({ ...uploadOp(r[2], r[3], r[4], r[5]), number: int(r[0]), transaction: int(r[1]), reason: String(r[6]), at: new Date(Number(r[7])) }));
+    .map((r) => ({ ...uploadOp(r[2], r[3], r[4], r[5]), number: big(r[0]), transaction: big(r[1]), reason: String(r[6]), at: new Date(Number(r[7])) }));
 }
 
 export function forgetRejected(store: Store, number: bigint): void {

@@ -127,9 +127,9 @@ export function stage(store: Store, lines: readonly Data[], verify: boolean): vo
 class TypeWriter {
   readonly find: Statement;
   readonly insert: Statement;
-  changed = false;
-  bucket = -1;
-  wave = -1;
+  /** What is bound to the insert and stays bound. */
+  bucket: number | null = null;
+  wave: number | null = null;
 
   constructor(
     store: Store,

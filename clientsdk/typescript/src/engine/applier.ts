@@ -1,0 +1,100 @@
+import type { Data } from "../protocol/lines.js";
+import type { Begin, Complete, DownEvent } from "../machine/downlink.js";
+import { complete } from "../store/publish.js";
+import type { Progress } from "../store/stage.js";
+import { BadBucketError, begin, dropBad, stage } from "../store/stage.js";
+import type { Store } from "../store/store.js";
+
+/**
+ * Bounds of what is staged in one transaction: large enough that committing
+ * costs little, small enough that a local write need not wait long.
+ */
+const BATCH_OPS = 4_000;
+const BATCH_CHARS = 4 << 20;
+
+export type StorageAction = Begin | Complete | { readonly type: "DropBuckets"; readonly names: readonly string[] };
+
+/**
+ * Runs the storage actions of the download half. Ops are collected and staged
+ * together; everything else stages them first.
+ */
+export class Applier {
+  private batch: Data[] = [];
+  private ops = 0;
+  private chars = 0;
+  /** Towards the target. */
+  progress: Progress = { downloaded: 0, total: 0 };
+
+  constructor(
+    private readonly store: Store,
+    private readonly verify: boolean,
+  ) {}
+
+  get empty(): boolean {
+    return this.batch.length === 0;
+  }
+
+  /** Collects a data line; true if it is time to flush. */
+  add(d: Data): boolean {
+    this.batch.push(d);
+    this.ops += d.ops.length;
+    for (const op of d.ops) this.chars += op.data.length;
+    return this.ops >= BATCH_OPS || this.chars >= BATCH_CHARS;
+  }
+
+  /** Forgets what was collected: its stream is gone. */
+  discard(): void {
+    this.batch = [];
+    this.ops = this.chars = 0;
+  }
+
+  /** Stages what was collected. null means success. */
+  flush(attempt: number): DownEvent | null {
+    if (this.batch.length === 0) return null;
+    try {
+      stage(this.store, this.batch, this.verify);
+      this.progress = { ...this.progress, downloaded: this.progress.downloaded + this.ops };
+      return null;
+    } catch (e) {
+      return failure(attempt, e);
+    } finally {
+      this.discard();
+    }
+  }
+
+  /** Does a storage action after staging what was collected before it. The event, if there is one, goes back into the machine. */
+  run(attempt: number, action: StorageAction): DownEvent | null {
+    const failed = this.flush(attempt);
+    if (failed !== null) return failed;
+    try {
+      return this.act(attempt, action);
+    } catch (e) {
+      return failure(attempt, e);
+    }
+  }
+
+  private act(attempt: number, action: StorageAction): DownEvent | null {
+    switch (action.type) {
+      case "Begin":
+        this.progress = begin(this.store, action.whole, action.updated, action.removed);
+        return null;
+      case "DropBuckets":
+        dropBad(this.store, action.names);
+        return null;
+      case "Complete": {
+        const { bad, published } = complete(this.store, action);
+        const first = bad[0];
+        if (first === undefined) return { type: "Applied", attempt, opId: action.opId, full: action.full, published };
+        const error = new BadBucketError(first, `the sum of its checksums differs from the server's at checkpoint ${action.opId}`);
+        return { type: "Corrupt", attempt, buckets: bad, error };
+      }
+    }
+  }
+}
+
+/** An error of the storage as an event. */
+export function failure(attempt: number, e: unknown): DownEvent {
+  if (e instanceof BadBucketError) return { type: "Corrupt", attempt, buckets: [e.bucket], error: e };
+  const cause = e instanceof Error ? e : new Error(String(e));
+  return { type: "StorageFailed", attempt, error: new Error("local database: " + cause.message, { cause }) };
+}
