@@ -116,7 +116,10 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		Heartbeat:       cfg.Decoder.Heartbeat,
-		Logger:          log,
+
+		WriteCheckpointSources: cfg.WriteCheckpointSources,
+
+		Logger: log,
 
 		WriteCheckpointSources: cfg.WriteCheckpointSources,
 	}
