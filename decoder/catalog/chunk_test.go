@@ -228,14 +228,14 @@ func TestChunkWaitsForTheLock(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	d.exec("INSERT INTO t VALUES (2, 2)")
-	unlock := time.AfterFunc(catalog.LockTimeout+300*time.Millisecond, func() {
-		if _, err := d.conn.Exec(context.Background(), "COMMIT"); err != nil {
-			t.Error(err)
-		}
+	unlocked := make(chan error, 1)
+	time.AfterFunc(catalog.LockTimeout+300*time.Millisecond, func() {
+		_, err := d.conn.Exec(context.Background(), "COMMIT")
+		unlocked <- err
 	})
-	defer unlock.Stop()
-	if rows, _ := read(t, r, request(tab, 10)); len(rows) != 2 {
-		t.Errorf("%q", rows)
+	rows, _ := read(t, r, request(tab, 10))
+	if err := <-unlocked; err != nil || len(rows) != 2 {
+		t.Errorf("%q %v", rows, err)
 	}
 }
 

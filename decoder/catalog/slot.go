@@ -131,7 +131,7 @@ func (s *Source) CreateSlot(ctx context.Context, name string, waits func(string)
 	watched := make(chan string, 1)
 	go func() { watched <- s.watchCreation(watch, conn.PID(), waits) }()
 	result, err := pglogrepl.ParseCreateReplicationSlot(conn.Exec(ctx,
-		fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", session.Ident(name))))
+		fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", session.SlotName(name))))
 	stop()
 	waiting := <-watched
 	if err == nil {

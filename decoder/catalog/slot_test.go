@@ -45,6 +45,18 @@ func TestSlotLifecycle(t *testing.T) {
 	}
 }
 
+// The replication grammar has keywords of its own.
+func TestSlotNamedLikeAKeyword(t *testing.T) {
+	d := newDatabase(t, pgtest.New(t, pgtest.Options{}).Database(t))
+	s := d.source()
+	if _, err := s.CreateSlot(t.Context(), "logical", nil); err != nil {
+		t.Error(err)
+	}
+	if err := s.DropSlot(t.Context(), "logical"); err != nil {
+		t.Error(err)
+	}
+}
+
 // RA-07, P18: waiting for transactions is told, bounded, and leaves nothing.
 func TestSlotCreationWaits(t *testing.T) {
 	d := newDatabase(t, pgtest.New(t, pgtest.Options{}).Database(t), "CREATE TABLE t (id int PRIMARY KEY)")

@@ -153,7 +153,7 @@ func (w *wire) start(c *Config) error {
 		names[i] = session.Ident(p)
 	}
 	sql := fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %s (proto_version '1', publication_names '%s', messages 'true')",
-		session.Ident(c.Slot), c.Start, strings.ReplaceAll(strings.Join(names, ","), "'", "''"))
+		session.SlotName(c.Slot), c.Start, strings.ReplaceAll(strings.Join(names, ","), "'", "''"))
 	query, err := (&pgproto3.Query{String: sql}).Encode(nil)
 	if err != nil {
 		return fmt.Errorf("start replication: %w", err)
