@@ -116,10 +116,7 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		Heartbeat:       cfg.Decoder.Heartbeat,
-
-		WriteCheckpointSources: cfg.WriteCheckpointSources,
-
-		Logger: log,
+		Logger:          log,
 
 		WriteCheckpointSources: cfg.WriteCheckpointSources,
 	}
