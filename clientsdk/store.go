@@ -108,6 +108,7 @@ type store struct {
 	writers *sql.DB
 	clock   func() int64 // unix milliseconds
 
+	closed  chan struct{} // closed by close
 	writing chan struct{} // holds one token while nobody writes; guards all below
 	conn    *sql.Conn
 	durable bool // the writing connection's synchronous setting is full
@@ -159,7 +160,7 @@ func newStaging() *staging { return &staging{types: map[string]struct{}{}} }
 func (b *bucket) staged() bool { return b.position > b.published || b.cleared > 0 }
 
 func openStore(ctx context.Context, driverName, path string, readers int, clientID func() string, clock func() int64) (*store, error) {
-	s := &store{clock: clock, writing: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}, changed: func([]string, bool) {}, pruneAfter: defaultPruneAfter}
+	s := &store{clock: clock, closed: make(chan struct{}), writing: make(chan struct{}, 1), stmts: map[string]*sql.Stmt{}, changed: func([]string, bool) {}, pruneAfter: defaultPruneAfter}
 	var err error
 	if s.writers, err = openPool(driverName, path, writerSetup, 1); err != nil {
 		return nil, err
@@ -198,7 +199,8 @@ func (s *store) createTables(ctx context.Context, clientID func() string) error 
 
 // close closes all connections; a write in progress is waited for.
 func (s *store) close() error {
-	<-s.writing
+	<-s.writing // never given back
+	close(s.closed)
 	var errs []error
 	for _, st := range s.stmts {
 		errs = append(errs, st.Close())
@@ -224,6 +226,8 @@ type txn struct {
 func (s *store) write(ctx context.Context, durable bool, fn func(*txn) error) error {
 	select {
 	case <-s.writing:
+	case <-s.closed:
+		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}

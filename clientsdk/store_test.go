@@ -261,3 +261,78 @@ func TestNoHalfState(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+// TestClosed: a closed database answers with errors, and ends who waits.
+func TestClosed(t *testing.T) {
+	ctx := context.Background()
+	db := testDB(t, tempFile(t))
+	if _, err := db.Execute(ctx, `INSERT INTO a (id) VALUES ('x')`); err != nil {
+		t.Fatal(err)
+	}
+	upload, err := db.NextTransaction(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := db.WaitForFirstSync(ctx); !errors.Is(err, ErrClosed) {
+			t.Errorf("waiting: %v", err)
+		}
+	})
+	wg.Go(func() {
+		for range db.WatchTables(ctx, 0) {
+		}
+	})
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if err := db.Close(); err != nil {
+		t.Errorf("closing twice: %v", err)
+	}
+	if _, err := db.Execute(ctx, `DELETE FROM a`); !errors.Is(err, ErrClosed) {
+		t.Errorf("write: %v", err)
+	}
+	if err := upload.Complete(ctx); !errors.Is(err, ErrClosed) {
+		t.Errorf("complete: %v", err)
+	}
+	if _, err := db.Query(ctx, `SELECT 1`); err == nil {
+		t.Error("query: no error")
+	}
+	if err := db.Connect(connectorFunc(func() Credentials { return Credentials{} }), fast); !errors.Is(err, ErrClosed) {
+		t.Errorf("connect: %v", err)
+	}
+	db.Disconnect()
+	db.Reconnect()
+}
+
+// TestLayout: the file is as SPEC.md says, whatever driver made it.
+func TestLayout(t *testing.T) {
+	ctx := context.Background()
+	s := testStore(t, modelSchema)
+	for pragma, want := range map[string]string{"journal_mode": "wal", "page_size": "8192"} {
+		var got string
+		if err := s.readers.QueryRowContext(ctx, "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: %s, %v", pragma, got, err)
+		}
+	}
+	if _, err := s.readers.ExecContext(ctx, `DELETE FROM mr_rows`); err == nil {
+		t.Error("a reading connection writes")
+	}
+	if err := s.write(ctx, false, func(t *txn) error { return t.exec(`UPDATE mr_state SET format = 99`) }); err != nil {
+		t.Fatal(err)
+	}
+	var path string
+	if err := s.readers.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(ctx, Options{Path: path}); err == nil || !strings.Contains(err.Error(), "storage format 99") {
+		t.Errorf("a newer file: %v", err)
+	}
+	if _, err := Open(ctx, Options{Path: path, Driver: "nosuch"}); err == nil || !strings.Contains(err.Error(), "is the driver imported?") {
+		t.Errorf("no driver: %v", err)
+	}
+	if _, err := Open(ctx, Options{}); err == nil {
+		t.Error("no path: no error")
+	}
+}
