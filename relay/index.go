@@ -17,6 +17,7 @@ type index struct {
 	byID    map[millrace.BucketID]*followed
 	unborn  map[millrace.BucketName]*followed // those without history
 	lookups map[millrace.LookupKey]map[*session]struct{}
+	asked   map[millrace.DefinitionID]int // keys in lookups, by definition
 	users   map[string]map[*session]struct{}
 	follows int // bucket subscriptions
 }
@@ -27,6 +28,7 @@ func newIndex() *index {
 		byID:    map[millrace.BucketID]*followed{},
 		unborn:  map[millrace.BucketName]*followed{},
 		lookups: map[millrace.LookupKey]map[*session]struct{}{},
+		asked:   map[millrace.DefinitionID]int{},
 		users:   map[string]map[*session]struct{}{},
 	}
 }
@@ -74,13 +76,32 @@ func (x *index) follow(s *session, buckets []*followed, lookups []millrace.Looku
 	}
 	s.pub.buckets = buckets
 
-	for _, k := range s.pub.lookups {
-		drop(x.lookups, k, s)
-	}
+	before := s.pub.lookups
+	s.pub.lookups = lookups
 	for _, k := range lookups {
+		if x.lookups[k] == nil {
+			x.asked[k.Definition]++
+		}
 		add(x.lookups, k, s)
 	}
-	s.pub.lookups = lookups
+	if len(before) == 0 {
+		return
+	}
+	stays := make(map[millrace.LookupKey]struct{}, len(lookups))
+	for _, k := range lookups {
+		stays[k] = struct{}{}
+	}
+	for _, k := range before {
+		if _, ok := stays[k]; ok || x.lookups[k] == nil {
+			continue
+		}
+		drop(x.lookups, k, s)
+		if x.lookups[k] == nil {
+			if x.asked[k.Definition]--; x.asked[k.Definition] == 0 {
+				delete(x.asked, k.Definition)
+			}
+		}
+	}
 }
 
 func (x *index) unfollow(s *session, f *followed) {

@@ -404,15 +404,25 @@ func (p *publisher) staleSessions(ctx context.Context, snap Snapshot, head millr
 		}
 		return stale, nil
 	}
-	if len(p.index.lookups) == 0 || !changes.LookupsUnknown && len(changes.Lookups) == 0 {
+	// Of those that are being built, nobody asks anything.
+	var definitions []millrace.DefinitionID
+	for d := range p.index.asked {
+		if changes.LookupsUnknown || slices.Contains(changes.Lookups, d) {
+			definitions = append(definitions, d)
+		}
+	}
+	if len(definitions) == 0 {
 		return stale, nil
 	}
-	keys, ok, err := snap.ChangedLookups(ctx, p.head.OpID, changedLookupsMax)
+	keys, ok, err := snap.ChangedLookups(ctx, definitions, p.head.OpID, changedLookupsMax)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		for _, set := range p.index.lookups {
+		for k, set := range p.index.lookups {
+			if !slices.Contains(definitions, k.Definition) {
+				continue
+			}
 			for s := range set {
 				stale[s] = struct{}{}
 			}

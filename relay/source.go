@@ -61,9 +61,9 @@ type Snapshot interface {
 	RuleSet(ctx context.Context, id millrace.RuleSetID) (*millrace.RuleSet, error)
 	// Lookups gives the outputs in force for each key.
 	Lookups(ctx context.Context, keys []millrace.LookupKey) ([][]string, error)
-	// ChangedLookups gives the keys whose entries changed after an op id. ok is
-	// false if they are more than limit.
-	ChangedLookups(ctx context.Context, after millrace.OpID, limit int) (keys []millrace.LookupKey, ok bool, err error)
+	// ChangedLookups gives the keys of some lookup definitions whose entries
+	// changed after an op id. ok is false if they are more than limit.
+	ChangedLookups(ctx context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) (keys []millrace.LookupKey, ok bool, err error)
 
 	// WriteCheckpoints reads the users' counters; those without one are left out.
 	WriteCheckpoints(ctx context.Context, users []string) ([]millrace.WriteCheckpoint, error)

@@ -48,9 +48,10 @@ const (
 		FROM unnest($1::int4[], $2::text[]) WITH ORDINALITY AS w (definition, key, i)
 		JOIN millrace.lookups l ON l.definition = w.definition AND l.key = w.key AND l.removed = 9223372036854775807`
 	sqlChangedLookups = `
-		SELECT definition, key FROM millrace.lookups WHERE added > $1::int8
+		SELECT definition, key FROM millrace.lookups WHERE added > $1::int8 AND definition = ANY ($3::int4[])
 		UNION ALL
-		SELECT definition, key FROM millrace.lookups WHERE removed > $1::int8 AND removed < 9223372036854775807
+		SELECT definition, key FROM millrace.lookups
+		WHERE removed > $1::int8 AND removed < 9223372036854775807 AND definition = ANY ($3::int4[])
 		LIMIT $2::int8`
 	sqlWriteCheckpoints = `
 		SELECT user_id, id, acked_id, acked_seq FROM millrace.write_requests WHERE user_id = ANY ($1::text[])`
@@ -99,8 +100,12 @@ func (s *ReadSnapshot) Close() {
 	s.conn = nil
 }
 
-// changesMax bounds how many checkpoints are summed up one by one.
-const changesMax = 10_000
+// changesMax bounds how many checkpoints are summed up one by one, and
+// changedBucketsMax about how many buckets are named.
+const (
+	changesMax        = 10_000
+	changedBucketsMax = 100_000
+)
 
 // Changes sums up the checkpoints after seq.
 func (s *ReadSnapshot) Changes(ctx context.Context, seq int64) (millrace.Changes, error) {
@@ -119,6 +124,13 @@ func (s *ReadSnapshot) Changes(ctx context.Context, seq int64) (millrace.Changes
 		n++
 		c.BucketsUnknown = c.BucketsUnknown || ids == nil
 		c.LookupsUnknown = c.LookupsUnknown || defs == nil
+		if len(buckets) > changedBucketsMax {
+			c.BucketsUnknown = true
+		}
+		if c.BucketsUnknown {
+			clear(buckets)
+			ids = nil
+		}
 		for _, id := range ids {
 			buckets[millrace.BucketID(id)] = struct{}{}
 		}
@@ -258,9 +270,9 @@ func (s *ReadSnapshot) Lookups(ctx context.Context, keys []millrace.LookupKey) (
 	return out, err
 }
 
-// ChangedLookups gives the keys whose entries changed after an op id; ok is
-// false if they are more than limit.
-func (s *ReadSnapshot) ChangedLookups(ctx context.Context, after millrace.OpID, limit int) (keys []millrace.LookupKey, ok bool, err error) {
+// ChangedLookups gives the keys of some definitions whose entries changed after an
+// op id; ok is false if they are more than limit.
+func (s *ReadSnapshot) ChangedLookups(ctx context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) (keys []millrace.LookupKey, ok bool, err error) {
 	seen := map[millrace.LookupKey]struct{}{}
 	n := 0
 	err = s.query(ctx, "read changed lookups", sqlChangedLookups, func(rows pgx.Rows) error {
@@ -276,7 +288,7 @@ func (s *ReadSnapshot) ChangedLookups(ctx context.Context, after millrace.OpID, 
 			keys = append(keys, k)
 		}
 		return nil
-	}, int64(after), int64(limit)+1)
+	}, int64(after), int64(limit)+1, ints[int32](definitions))
 	return keys, n <= limit, err
 }
 

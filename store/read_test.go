@@ -141,13 +141,16 @@ func TestReadLookups(t *testing.T) {
 	got, err = s.Lookups(t.Context(), keys)
 	must(t, err)
 	equal(t, [][]string{nil, nil, {`["l1"]`}}, got)
-	changed, ok, err := s.ChangedLookups(t.Context(), first.OpID, 10)
+	changed, ok, err := s.ChangedLookups(t.Context(), []millrace.DefinitionID{def}, first.OpID, 10)
 	must(t, err)
 	if !ok || len(changed) != 1 || changed[0] != keys[0] {
 		t.Errorf("changed %v %v, want %v", changed, ok, keys[0])
 	}
-	if _, ok, err = s.ChangedLookups(t.Context(), 0, 1); ok || err != nil {
+	if _, ok, err = s.ChangedLookups(t.Context(), []millrace.DefinitionID{def}, 0, 1); ok || err != nil {
 		t.Errorf("two changes within a limit of one: %v %v", ok, err)
+	}
+	if other, ok, err := s.ChangedLookups(t.Context(), []millrace.DefinitionID{def + 1}, 0, 1); len(other) != 0 || !ok || err != nil {
+		t.Errorf("of another definition: %v %v %v", other, ok, err)
 	}
 }
 
@@ -282,7 +285,7 @@ func TestReadPlans(t *testing.T) {
 		{"new buckets", sqlBucketsAfter, []string{"bucket_names_pkey"}, `5::int8, 10`},
 		{"last bucket", sqlLastBucket, []string{"bucket_names_pkey"}, ``},
 		{"lookups", sqlLookups, []string{"lookups_key"}, `ARRAY[1]::int4[], ARRAY['["1"]']::text[]`},
-		{"changed lookups", sqlChangedLookups, []string{"lookups_pkey", "lookups_removed"}, `900000::int8, 10::int8`},
+		{"changed lookups", sqlChangedLookups, []string{"lookups_pkey", "lookups_removed"}, `900000::int8, 10::int8, ARRAY[1]::int4[]`},
 		{"write checkpoints", sqlWriteCheckpoints, []string{"write_requests_pkey"}, `ARRAY['u1']::text[]`},
 		{"acknowledged", sqlAcknowledged, []string{"write_requests_acked"}, `19000::int8, 10::int8`},
 		{"changes", sqlChanges, []string{"checkpoint_log_pkey"}, `19000::int8, 20000::int8, 10`},

@@ -3,6 +3,7 @@ package relaytest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	"github.com/millrace/millrace"
@@ -116,11 +117,16 @@ func (s snapshot) Lookups(_ context.Context, keys []millrace.LookupKey) ([][]str
 	return out, nil
 }
 
-func (s snapshot) ChangedLookups(_ context.Context, after millrace.OpID, limit int) ([]millrace.LookupKey, bool, error) {
+func (s snapshot) ChangedLookups(_ context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) ([]millrace.LookupKey, bool, error) {
 	var out []millrace.LookupKey
 	for _, r := range s.st.changes {
-		if r.op > after {
-			out = append(out, r.lookups...)
+		if r.op <= after {
+			continue
+		}
+		for _, k := range r.lookups {
+			if slices.Contains(definitions, k.Definition) {
+				out = append(out, k)
+			}
 		}
 	}
 	return out, len(out) <= limit, nil
