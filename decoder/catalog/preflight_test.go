@@ -149,7 +149,7 @@ func TestEnsurePublication(t *testing.T) {
 	if !errors.As(err, &failed) || len(done.Added) != 1 || done.Added[0] != c || len(failed.Missing) != 1 || failed.Missing[0] != b {
 		t.Fatalf("%+v %v", done, err)
 	}
-	if len(failed.SQL) != 1 || failed.SQL[0] != `ALTER PUBLICATION "p" ADD TABLE "public"."b";` || !strings.Contains(err.Error(), "must be owner") {
+	if len(failed.SQL) != 1 || failed.SQL[0] != `ALTER PUBLICATION p ADD TABLE public.b;` || !strings.Contains(err.Error(), "must be owner") {
 		t.Errorf("%v", err)
 	}
 	tables := d.tables(s, all)
