@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -160,4 +161,28 @@ func TestRights(t *testing.T) {
 	}
 	may("millrace_reader", `UPDATE millrace.head SET op_id = 0`, false)
 	may("millrace_reader", `CALL millrace.add_partitions(99)`, false)
+}
+
+// TestDocumentedExamplesRun runs what docs/reference/sql.md shows.
+func TestDocumentedExamplesRun(t *testing.T) {
+	text, err := os.ReadFile("../docs/reference/sql.md")
+	must(t, err)
+	x := newWorld(t, Options{})
+	x.apply(t, x.upsert(1, "6f1c…", x.out(0, `by_owner["alice"]`, "todos", "6f1c…", `{"id":"6f1c…"}`)))
+	x.commit(t, nil)
+	_, block, _ := strings.Cut(string(text), "```sql\n")
+	block, _, ok := strings.Cut(block, "```")
+	if !ok {
+		t.Fatal("the page has no examples")
+	}
+	for i, want := range []int{1, 1, 1, 0} {
+		statement, rest, _ := strings.Cut(block, ";\n")
+		block = rest
+		if got := lines(t, x.conn, statement); len(got) != want {
+			t.Errorf("example %d gives %v", i+1, got)
+		}
+	}
+	if s := strings.TrimSpace(block); s != "" {
+		t.Errorf("more examples than this test knows: %s", s)
+	}
 }
