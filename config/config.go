@@ -81,6 +81,9 @@ type Relay struct {
 type Auth struct {
 	// JWKSURIs are remote key sets.
 	JWKSURIs []string `yaml:"jwks_uris"`
+	// JWKSAllowPrivate lets them be at private, loopback and link-local
+	// addresses. Defaults to false.
+	JWKSAllowPrivate bool `yaml:"jwks_allow_private"`
 	// Keys are JWKs; "oct" for HS256 included.
 	Keys []JWK `yaml:"keys"`
 	// Audience lists the accepted audiences. Defaults to millrace.

@@ -28,11 +28,12 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 		keys[i] = json.RawMessage(k)
 	}
 	verifier, err := auth.New(auth.Config{
-		Keys:        keys,
-		JWKSURLs:    cfg.Auth.JWKSURIs,
-		Audience:    cfg.Auth.Audience,
-		Issuer:      cfg.Auth.Issuer,
-		MaxLifetime: cfg.Auth.MaxTokenLifetime,
+		Keys:         keys,
+		JWKSURLs:     cfg.Auth.JWKSURIs,
+		AllowPrivate: cfg.Auth.JWKSAllowPrivate,
+		Audience:     cfg.Auth.Audience,
+		Issuer:       cfg.Auth.Issuer,
+		MaxLifetime:  cfg.Auth.MaxTokenLifetime,
 	})
 	if err != nil {
 		return nil, nil, usage(err)
