@@ -221,8 +221,8 @@ func TestKillDuringLargeTransaction(t *testing.T) {
 	}
 }
 
-// bulkWatch polls the content that large transactions change, in one snapshot
-// each time, and keeps the distinct answers in order.
+// bulkWatch polls content that large transactions change, of two buckets in one
+// snapshot, and keeps the distinct answers in order.
 type bulkWatch struct {
 	stop chan struct{}
 	done chan error
@@ -232,12 +232,18 @@ type bulkWatch struct {
 
 const bulkState = `
 SELECT coalesce(count(*) || ' rows, ' || sum(hashtext(b.name || r.row_id)::bigint), 'none')
-FROM millrace.buckets b CROSS JOIN LATERAL millrace.bucket_rows(b.bucket) r WHERE b.name ~ '^(by_owner|my_bulk)' AND r.type = 'bulk'`
+FROM millrace.buckets b CROSS JOIN LATERAL millrace.bucket_rows(b.bucket) r
+WHERE b.name ~ '^(by_owner|my_bulk.*).."o[34]"' AND r.type = 'bulk'`
 
 func (s *system) watchBulk() *bulkWatch {
 	w := &bulkWatch{stop: make(chan struct{}), done: make(chan error, 1)}
 	go func() {
-		for {
+		for last := false; ; {
+			select {
+			case <-w.stop:
+				last = true // this answer is asked for after the end
+			default:
+			}
 			state, err := tryQuery[string](s.sidecarURI, bulkState)
 			if err != nil {
 				w.done <- err
@@ -247,11 +253,9 @@ func (s *system) watchBulk() *bulkWatch {
 			if len(w.seen) == 0 || w.seen[len(w.seen)-1] != state {
 				w.seen = append(w.seen, state)
 			}
-			select {
-			case <-w.stop:
+			if last {
 				w.done <- nil
 				return
-			default:
 			}
 		}
 	}()

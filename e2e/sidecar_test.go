@@ -28,12 +28,13 @@ type bucket struct {
 	Served     bool
 	Rows       int64
 	Ops        int64
+	Bytes      int64
 	Checksum   int64
 	LastOp     int64
 }
 
 func (s sidecar) buckets(ctx context.Context) ([]bucket, error) {
-	rows, err := s.Query(ctx, `SELECT bucket, definition, name, served, rows, ops, checksum, coalesce(last_op, 0) FROM millrace.buckets ORDER BY bucket`)
+	rows, err := s.Query(ctx, `SELECT bucket, definition, name, served, rows, ops, bytes, checksum, coalesce(last_op, 0) FROM millrace.buckets ORDER BY bucket`)
 	if err != nil {
 		return nil, err
 	}
