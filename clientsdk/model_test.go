@@ -46,6 +46,7 @@ type model struct {
 	down  *machine.Downlink
 
 	published map[string]millrace.Reduced // by bucket; dropped ones under a name of their own
+	complete  map[string]millrace.Reduced // at the newest full completion
 	overlay   map[rowName]*string         // own writes; nil: deleted
 	drops     int
 	// wrong names the buckets stored with damage, damaged those with a damaged
@@ -373,7 +374,7 @@ func (m *model) answers(*rapid.T) {
 		m.t.Fatal(err)
 	}
 	if published {
-		m.wasPublished(m.ses.target, nil, true)
+		m.wasPublished(m.complete, true)
 	}
 }
 

@@ -77,8 +77,15 @@ func (m *model) act(a machine.Action) (next machine.Event, abort bool) {
 	if ap, ok := e.(machine.Applied); ok {
 		c := a.(machine.Complete)
 		m.checkGate(c, ap)
+		states := map[string]millrace.Reduced{} // now: compaction may come before a late publication
+		for _, b := range c.Buckets {
+			states[b.Name] = m.srv.buckets[b.Name].at(c.OpID)
+		}
+		if c.Full {
+			m.complete = states
+		}
 		if ap.Published {
-			m.wasPublished(c.OpID, c.Buckets, c.Full)
+			m.wasPublished(states, c.Full)
 		}
 	}
 	return e, e != nil
@@ -157,19 +164,13 @@ func (m *model) checkGate(c machine.Complete, ap machine.Applied) {
 }
 
 // wasPublished moves the oracle to a published checkpoint.
-func (m *model) wasPublished(at millrace.OpID, buckets []protocol.Bucket, full bool) {
+func (m *model) wasPublished(states map[string]millrace.Reduced, full bool) {
 	if full {
 		m.full++
 		m.published = map[string]millrace.Reduced{}
 		m.overlay = map[rowName]*string{}
-		for name := range m.ses.sent {
-			m.published[name] = m.srv.buckets[name].at(at)
-		}
-		return
 	}
-	for _, b := range buckets {
-		m.published[b.Name] = m.srv.buckets[b.Name].at(at)
-	}
+	maps.Copy(m.published, states)
 }
 
 // check compares what readers see with the oracle (S1, S2, S4).

@@ -1,0 +1,208 @@
+import { OpenError } from "../errors.js";
+import type { BrokerMessage, RoomMessage, WorkerMessage, WorkerReply } from "../owner/meeting.js";
+import { roomChannel, roomName, tabLock } from "../owner/meeting.js";
+import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi } from "../rpc.js";
+import { ChannelClosedError, Peer, portChannel } from "../rpc.js";
+
+/** How long an owner may take to greet before another way to it is tried. Milliseconds. */
+const GREETING = 3_000;
+
+export interface LinkOptions {
+  readonly db: string;
+  /** Starts the worker of this page, and the broker where there are SharedWorkers. */
+  readonly startWorker: () => Worker;
+  readonly startBroker: (() => SharedWorker) | null;
+  readonly wasmUrl: string | undefined;
+}
+
+export type OwnerPeer = Peer<OwnerApi, PageApi>;
+
+export interface LinkHandlers {
+  readonly page: Handler<PageApi>;
+  readonly event: (event: OwnerEvent) => void;
+  /** Greets an owner; until it is done nobody else gets the peer. */
+  readonly greet: (peer: OwnerPeer) => Promise<void>;
+}
+
+/**
+ * The way from a page to whoever owns the database. Owners change when their
+ * page closes or crashes; a link finds the next one, and `call` sends again
+ * what the last one did not answer, if that is harmless.
+ */
+export class Link {
+  readonly tab = crypto.randomUUID();
+  private readonly me = crypto.randomUUID();
+  private readonly room: BroadcastChannel;
+  private readonly worker: Worker;
+  private readonly broker: SharedWorker | null;
+  private readonly direct: MessagePort;
+  private readonly leaving = new AbortController();
+  private owner = "";
+  private peer: OwnerPeer | null = null;
+  private ready: PromiseWithResolversOf<OwnerPeer>;
+  private failure: Error | null = null;
+  private stopped: (() => void) | null = null;
+  /** The owner worker is this page's. */
+  isOwner = false;
+
+  constructor(
+    private readonly options: LinkOptions,
+    private readonly handlers: LinkHandlers,
+  ) {
+    this.ready = withResolvers();
+    // Held until the page goes: it tells owners that the page is there.
+    void navigator.locks.request(tabLock(options.db, this.tab), () => new Promise<void>((resolve) => this.leaving.signal.addEventListener("abort", () => resolve())));
+    this.room = new BroadcastChannel(roomName(options.db));
+    this.room.addEventListener("message", (e: MessageEvent<RoomMessage>) => {
+      if (e.data.type === "owner") this.announced(e.data.owner);
+    });
+    this.broker = options.startBroker?.() ?? null;
+    const { port1, port2 } = new MessageChannel();
+    this.direct = port1;
+    this.worker = options.startWorker();
+    this.worker.onmessage = (e: MessageEvent<WorkerReply>) => this.fromWorker(e.data);
+    this.worker.onerror = (e) => this.fail(`the worker did not start${e.message === undefined ? "" : ": " + e.message} (is its file served, and allowed by the page's content security policy?)`);
+    const start: WorkerMessage = {
+      type: "start", db: options.db, tab: this.tab, worker: this.me, port: port2, ...(options.wasmUrl === undefined ? {} : { wasm: options.wasmUrl }),
+    };
+    this.worker.postMessage(start, [port2]);
+    this.room.postMessage({ type: "who" } satisfies RoomMessage);
+  }
+
+  /** Calls the owner. Waits for one; resend: if it goes away meanwhile, the next one is asked. */
+  async call<M extends keyof OwnerApi & string>(name: M, args: Parameters<OwnerApi[M]>, resend: boolean, signal?: AbortSignal): Promise<ReturnType<OwnerApi[M]>> {
+    for (;;) {
+      const peer = await this.current(signal);
+      try {
+        return await peer.call(name, args, signal);
+      } catch (e) {
+        if (!resend || !(e instanceof ChannelClosedError) || this.leaving.signal.aborted) throw e;
+      }
+    }
+  }
+
+  /** The owner at present; waits until there is one. */
+  async current(signal?: AbortSignal): Promise<OwnerPeer> {
+    signal?.throwIfAborted();
+    if (this.failure !== null) throw this.failure;
+    if (this.peer !== null) return this.peer;
+    if (signal === undefined) return this.ready.promise;
+    return new Promise((resolve, reject) => {
+      const cancel = (): void => reject(signal.reason as Error);
+      signal.addEventListener("abort", cancel, { once: true });
+      void this.ready.promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", cancel));
+    });
+  }
+
+  /** Leaves; waits until this page's worker has closed the database, if it has it. */
+  async close(): Promise<void> {
+    if (this.leaving.signal.aborted) return;
+    this.drop();
+    this.fail("the database is closed");
+    const stopped = new Promise<void>((resolve) => (this.stopped = resolve));
+    this.worker.postMessage({ type: "stop" } satisfies WorkerMessage);
+    await stopped;
+    this.leaving.abort();
+    this.room.close();
+    this.broker?.port.close();
+    this.worker.terminate();
+  }
+
+  private fromWorker(m: WorkerReply): void {
+    switch (m.type) {
+      case "owner": {
+        this.isOwner = true;
+        if (this.broker !== null) {
+          const { port1, port2 } = new MessageChannel();
+          this.worker.postMessage({ type: "broker", port: port1 } satisfies WorkerMessage, [port1]);
+          this.broker.port.postMessage({ type: "owner", db: this.options.db, owner: this.me } satisfies BrokerMessage, [port2]);
+        }
+        return this.announced(this.me);
+      }
+      case "failed":
+        return this.fail(m.message);
+      case "stopped":
+        this.stopped?.();
+    }
+  }
+
+  private fail(message: string): void {
+    this.failure ??= new OpenError(`the local database ${this.options.db} cannot be used: ${message}`);
+    this.ready.promise.catch(() => {}); // whoever waits gets it
+    this.ready.reject(this.failure);
+  }
+
+  /** Leaves the owner that was; calls under way end. */
+  private drop(): void {
+    if (this.peer !== null) this.ready = withResolvers();
+    this.peer?.close();
+    this.peer = null;
+  }
+
+  private announced(owner: string): void {
+    if (this.leaving.signal.aborted || this.owner === owner) return;
+    this.owner = owner;
+    this.drop();
+    void this.reach(owner);
+  }
+
+  /** Tries the ways to an owner until it greets, or is no longer the owner. */
+  private async reach(owner: string): Promise<void> {
+    let brokered = this.broker !== null;
+    while (this.owner === owner && !this.leaving.signal.aborted) {
+      const peer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent));
+      try {
+        await within(GREETING, this.handlers.greet(peer));
+        if (this.owner !== owner) return peer.close();
+        this.peer = peer;
+        this.ready.resolve(peer);
+        return;
+      } catch (e) {
+        peer.close();
+        if (!(e instanceof LateError) && !(e instanceof ChannelClosedError)) return this.fail(e instanceof Error ? e.message : String(e));
+        brokered = false;
+      }
+    }
+  }
+
+  private way(owner: string, brokered: boolean): Channel {
+    if (owner === this.me) return portChannel(this.direct);
+    if (brokered && this.broker !== null) {
+      const { port1, port2 } = new MessageChannel();
+      this.broker.port.postMessage({ type: "reach", db: this.options.db, owner, tab: this.tab } satisfies BrokerMessage, [port2]);
+      return portChannel(port1);
+    }
+    const link = crypto.randomUUID();
+    const channel = roomChannel(this.room, link, "page");
+    this.room.postMessage({ type: "reach", owner, tab: this.tab, link } satisfies RoomMessage);
+    return channel;
+  }
+}
+
+class LateError extends Error {}
+
+async function within<T>(ms: number, p: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new LateError(`no answer within ${ms} ms`)), ms)));
+  try {
+    return await Promise.race([p, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface PromiseWithResolversOf<T> {
+  readonly promise: Promise<T>;
+  readonly resolve: (v: T) => void;
+  readonly reject: (e: Error) => void;
+}
+
+function withResolvers<T>(): PromiseWithResolversOf<T> {
+  let resolve: (v: T) => void = () => {};
+  let reject: (e: Error) => void = () => {};
+  const promise = new Promise<T>((a, b) => {
+    resolve = a;
+    reject = b;
+  });
+  return { promise, resolve, reject };
+}
