@@ -512,3 +512,31 @@ func TestRestoredSidecar(t *testing.T) {
 		t.Errorf("row %q", got)
 	}
 }
+
+// TestOutageDuringCatchUp: the stream waits, and goes on from what was sent.
+func TestOutageDuringCatchUp(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) {
+		for i := range 20_000 {
+			tx.Put("mine", "alice", "t", fmt.Sprint(i), `{"text":"some text that fills the buffers of the connection"}`)
+		}
+	})
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c1"), nil)
+	if _, err := c.Next(); err != nil {
+		t.Fatal(err)
+	}
+	side.Break(errors.New("connection refused"))
+	pgtest.Eventually(t, 5*time.Second, func() error {
+		if srv.Relay.Ready() == nil {
+			side.Commit(func(*relaytest.Tx) {}) // so that it notices
+			return errors.New("the relay has not noticed")
+		}
+		return nil
+	})
+	side.Break(nil)
+	c.Until(cp.OpID)
+	if n := len(c.Rows("mine", "alice")); n != 20_000 {
+		t.Errorf("%d rows", n)
+	}
+}

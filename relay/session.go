@@ -45,7 +45,8 @@ type session struct {
 	since    time.Time
 	ahead    millrace.OpID // greatest position the client claimed
 	relay    *Relay
-	core     *core // run loop only
+	core     *core     // run loop only
+	failing  time.Time // since when pages cannot be read; run loop only
 	wake     chan struct{}
 
 	queued bool      // under publisher.mu
@@ -400,14 +401,9 @@ func (s *session) catchUp(ctx context.Context, t transport) error {
 	defer s.relay.pages.Release(pageBytes)
 	p, err := s.relay.readPage(ctx, s.core.pageRequest())
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !errors.Is(err, ErrUnavailable) {
-			s.relay.log.Warn("reading a page", "error", err, "user", s.user)
-		}
-		return ending{code: protocol.CodeRestarting, close: protocol.CloseRestarting, text: "the sidecar cannot be read at the moment"}
+		return s.unread(ctx, err)
 	}
+	s.failing = time.Time{}
 	if s.interrupted() {
 		return nil
 	}
@@ -417,4 +413,33 @@ func (s *session) catchUp(ctx context.Context, t transport) error {
 		return nil
 	}
 	return s.send(ctx, t, &out)
+}
+
+// How long pages are tried to be read again, and the pause between.
+const (
+	readPatience = 30 * time.Second
+	readPause    = 200 * time.Millisecond
+)
+
+// unread deals with a page that could not be read: while the sidecar may come
+// back, or a replica has cancelled the query for its replay, it is tried again
+// from the positions held.
+func (s *session) unread(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if s.failing.IsZero() {
+		s.failing = time.Now()
+	}
+	if !errors.Is(err, ErrUnavailable) || time.Since(s.failing) > readPatience {
+		s.relay.log.Warn("reading a page", "error", err, "user", s.user)
+		return ending{code: protocol.CodeRestarting, close: protocol.CloseRestarting, text: "the sidecar cannot be read at the moment"}
+	}
+	timer := time.NewTimer(readPause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return ctx.Err()
 }
