@@ -31,6 +31,7 @@ demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 test: go ## install what is missing and run every test, with the race detector
 	@.ci/need cc
 	@.ci/need postgres
+	@.ci/need npm
 	$(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
 
 bench: go ## rows per second from the slot to a durable checkpoint, beside a reader that discards
