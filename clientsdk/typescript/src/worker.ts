@@ -52,6 +52,8 @@ async function run(start: Start): Promise<void> {
 }
 
 async function load(wasm: string | undefined): Promise<Sqlite3Static> {
+  // Only the pool is used; the other file systems would start workers of their own.
+  Object.assign(globalThis, { sqlite3ApiConfig: { disable: { vfs: { kvvfs: true, opfs: true, "opfs-vfs": true, "opfs-wl": true } } } });
   const options = wasm === undefined ? {} : { locateFile: () => wasm };
   return (sqlite3InitModule as (options: object) => Promise<Sqlite3Static>)(options);
 }

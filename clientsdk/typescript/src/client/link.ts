@@ -152,7 +152,8 @@ export class Link {
     while (this.owner === owner && !this.leaving.signal.aborted) {
       const peer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent));
       try {
-        await within(GREETING, this.handlers.greet(peer));
+        const greeting = this.handlers.greet(peer);
+        await (owner === this.me ? greeting : within(GREETING, greeting));
         if (this.owner !== owner) return peer.close();
         this.peer = peer;
         this.ready.resolve(peer);
