@@ -41,7 +41,9 @@ func (e *engine) actUp(a machine.Action) machine.UploadEvent {
 		e.note("record the failed upload", e.db.store.failed(e.ctx, a.Err))
 	case machine.SetTarget:
 		set, err := e.db.store.setTarget(e.ctx, a.ID, a.Last)
-		e.note("store the write checkpoint", err)
+		if err != nil {
+			return machine.LocalFailed{Round: a.Round, Err: fmt.Errorf("store the write checkpoint: %w", err)}
+		}
 		return machine.TargetSet{Round: a.Round, Set: set}
 	case machine.PublishPending:
 		published, err := e.db.store.publishPending(e.ctx)
@@ -68,8 +70,7 @@ func (e *engine) note(what string, err error) {
 func (e *engine) inspect(a machine.Inspect) machine.UploadEvent {
 	g, err := e.db.store.gate(e.ctx)
 	if err != nil {
-		e.note("look at the upload queue", err)
-		return nil
+		return machine.LocalFailed{Round: a.Round, Err: err}
 	}
 	return machine.Inspected{Round: a.Round, Queued: g.Queued, Head: g.Head, Last: g.Last, Unacknowledged: g.Unacknowledged}
 }

@@ -162,6 +162,7 @@ var upRows = []upRow{
 	{"CheckpointFailed", nil, CheckpointFailed{7, errTest}},
 	{"TargetSet, set", nil, TargetSet{7, true}},
 	{"TargetSet, written meanwhile", nil, TargetSet{7, false}},
+	{"LocalFailed", nil, LocalFailed{7, errTest}},
 	{"RetryFired", nil, RetryFired{7}},
 	{"any result of an earlier round", nil, UploadFailed{6, errTest}},
 }

@@ -71,6 +71,11 @@ type (
 		Round int
 		Set   bool
 	}
+	// LocalFailed: the local database refused Inspect or SetTarget.
+	LocalFailed struct {
+		Round int
+		Err   error
+	}
 	// RetryFired: the wait is over.
 	RetryFired struct{ Round int }
 )
@@ -86,11 +91,12 @@ func (UploadFailed) uploadEvent()     {}
 func (CheckpointReady) uploadEvent()  {}
 func (CheckpointFailed) uploadEvent() {}
 func (TargetSet) uploadEvent()        {}
+func (LocalFailed) uploadEvent()      {}
 func (RetryFired) uploadEvent()       {}
 
 // The actions of the upload half.
 type (
-	// Inspect reads the queue. Answered by Inspected.
+	// Inspect reads the queue. Answered by Inspected or LocalFailed.
 	Inspect struct{ Round int }
 	// Upload runs the app's function. Answered by UploadReturned or UploadFailed.
 	Upload struct{ Round int }
@@ -102,7 +108,7 @@ type (
 	// CheckpointReady or CheckpointFailed.
 	RequestCheckpoint struct{ Round int }
 	// SetTarget stores it, for everything written up to entry Last; answered by
-	// TargetSet.
+	// TargetSet or LocalFailed.
 	SetTarget struct {
 		Round    int
 		ID, Last int64
@@ -197,6 +203,10 @@ func (u *Uplink) Step(e UploadEvent) []Action {
 	case TargetSet:
 		if e.Round == u.Round && u.Phase == Settling {
 			return u.settled(e)
+		}
+	case LocalFailed:
+		if e.Round == u.Round && (u.Phase == Checking || u.Phase == Settling) {
+			return u.wait(e.Err)
 		}
 	case RetryFired:
 		if e.Round == u.Round && u.Phase == UploadWaiting {
