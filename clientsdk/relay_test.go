@@ -167,7 +167,7 @@ func changeSidecar(rnd *rand.Rand, tx *relaytest.Tx, users []string, lists map[s
 			tx.Put("list", users[rnd.IntN(3)]+"'s", "b", id, data)
 		case 3:
 			u := users[rnd.IntN(3)]
-			l := u + "'s"
+			l := users[rnd.IntN(3)] + "'s"
 			if lists[u][l] {
 				tx.Revoke(u, l)
 				delete(lists[u], l)

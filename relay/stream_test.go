@@ -80,3 +80,34 @@ func TestGrantAndRevoke(t *testing.T) {
 		t.Fatalf("rows %v after the second grant", got)
 	}
 }
+
+// TestBucketChangesHands: in one checkpoint the only follower of a bucket loses
+// it and another client gains it, in whichever order the relay comes to them.
+func TestBucketChangesHands(t *testing.T) {
+	side := relaytest.NewSidecar()
+	srv := relaytest.Serve(t, side)
+	cp := side.Commit(func(tx *relaytest.Tx) {
+		tx.Put("list", "l1", "todos", "t1", `{"id":"t1"}`)
+		tx.Grant("user0", "l1")
+	})
+	clients := []*relaytest.Client{}
+	for _, user := range []string{"user0", "user1"} {
+		c := dial(t, srv, srv.Token(user), relaytest.Request(user), nil)
+		c.Until(cp.OpID)
+		clients = append(clients, c)
+	}
+	users := []string{"user0", "user1"}
+	for i := range 20 {
+		from, to := i%2, (i+1)%2
+		cp = side.Commit(func(tx *relaytest.Tx) {
+			tx.Revoke(users[from], "l1")
+			tx.Grant(users[to], "l1")
+		})
+		for _, c := range clients {
+			c.Until(cp.OpID)
+		}
+		if got := clients[to].Rows("list", "l1"); got["t1"] != `{"id":"t1"}` {
+			t.Fatalf("turn %d: %s has %v after it was granted the list", i, users[to], got)
+		}
+	}
+}

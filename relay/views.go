@@ -257,7 +257,10 @@ func (p *publisher) know(ctx context.Context, snap Snapshot, set *ruleSet, list 
 		}
 		for _, b := range r.result.Buckets {
 			name := millrace.BucketName{Definition: set.defs[b.Definition].ID, Name: b.Name}
-			if p.index.buckets[name] != nil {
+			// A bucket that is followed has its state; it is kept, since its last
+			// follower may leave it in this batch before another one joins.
+			if f := p.index.buckets[name]; f != nil {
+				states[name] = f.state
 				continue
 			}
 			if _, dup := states[name]; !dup {
