@@ -22,6 +22,7 @@ const (
 	firstWait    = 200 * time.Millisecond
 	longestWait  = 15 * time.Second
 	calmTerm     = time.Minute      // a term this long was a good one: waiting begins anew
+	progressWait = time.Second      // at most this after a term that brought new checkpoints
 	repeatAfter  = 5 * time.Minute  // the same failure is logged again after this
 	closeTimeout = 10 * time.Second // for giving leadership back
 )
@@ -44,7 +45,7 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 	wait := firstWait
 	for {
 		began := time.Now()
-		err := term(ctx, cfg, opts, dcfg, h, log)
+		progress, err := term(ctx, cfg, opts, dcfg, h, log)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -52,6 +53,8 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 			return finding(err)
 		case time.Since(began) > calmTerm:
 			wait = firstWait
+		case progress:
+			wait = min(wait, progressWait)
 		}
 		if err == nil {
 			err = errors.New("the term of leadership ended")
@@ -66,16 +69,16 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 }
 
 // term opens the sidecar, waits for leadership and decodes until something
-// fails.
-func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg decoder.Config, h *health, log *slog.Logger) (err error) {
+// fails. progress tells whether a source came further meanwhile.
+func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg decoder.Config, h *health, log *slog.Logger) (progress bool, err error) {
 	st, err := store.Open(ctx, string(cfg.Sidecar.URI), opts)
 	if err != nil {
-		return fmt.Errorf("open the sidecar: %w", err)
+		return false, fmt.Errorf("open the sidecar: %w", err)
 	}
 	h.set("standing by", "")
 	w, err := st.Lead(ctx, processName())
 	if err != nil {
-		return fmt.Errorf("win leadership: %w", err)
+		return false, fmt.Errorf("win leadership: %w", err)
 	}
 	defer func() {
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -85,16 +88,28 @@ func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg deco
 		}
 	}()
 	h.set("decoding", "")
-	return decoder.Run(ctx, dcfg, reported{w, h})
+	sidecar := &observed{Writer: w, health: h}
+	err = decoder.Run(ctx, dcfg, sidecar)
+	return sidecar.progress, err
 }
 
-// reported is a sidecar whose reports also reach the probes.
-type reported struct {
+// observed is a sidecar whose reports also reach the probes, and that
+// remembers whether it came further.
+type observed struct {
 	*store.Writer
-	health *health
+	health   *health
+	progress bool // read once decoder.Run has returned
 }
 
-func (s reported) Report(ctx context.Context, r millrace.SourceReport) error {
+func (s *observed) Commit(ctx context.Context, f *millrace.Flush) (millrace.Checkpoint, error) {
+	c, err := s.Writer.Commit(ctx, f)
+	if err == nil && (len(f.Positions) > 0 || len(f.Copies) > 0) {
+		s.progress = true
+	}
+	return c, err
+}
+
+func (s *observed) Report(ctx context.Context, r millrace.SourceReport) error {
 	s.health.report(r)
 	return s.Writer.Report(ctx, r)
 }
