@@ -11,7 +11,7 @@
 //	E2E_SEEDS=20        seeds of the kill -9 runs
 //	E2E_SEED=1          first seed
 //	E2E_BIG_ROWS=200000 rows of the large transactions
-//	E2E_LOAD=4s         length of the load of each seed
+//	E2E_LOAD=2s         length of the load of each seed
 //	E2E_BINARY=PATH     use this binary instead of building one
 //	E2E_RACE=1          build the binary with the race detector
 //	E2E_KEEP_LOGS=DIR   write every process's log there

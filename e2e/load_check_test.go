@@ -81,7 +81,7 @@ func TestCompareNoticesWrongRows(t *testing.T) {
 		}
 		return c
 	}
-	if err := compare(want, clone()); err != nil {
+	if err := compareContents(want, clone()); err != nil {
 		t.Errorf("equal contents differ: %v", err)
 	}
 	for name, spoil := range map[string]func(content){
@@ -94,7 +94,7 @@ func TestCompareNoticesWrongRows(t *testing.T) {
 	} {
 		c := clone()
 		spoil(c)
-		if err := compare(want, c); err == nil {
+		if err := compareContents(want, c); err == nil {
 			t.Errorf("%s goes unnoticed", name)
 		}
 	}

@@ -136,7 +136,7 @@ func check(ctx context.Context, src querier, side sidecar, r rules, folded *fold
 		return 0, err
 	}
 	return expected.rows(), errors.Join(
-		wrap("rows of the buckets against the rules' queries on the source", compare(expected, actual)),
+		wrap("rows of the buckets against the rules' queries on the source", compareContents(expected, actual)),
 		wrap("lookups against the source", lookups),
 		wrap("history", history))
 }
@@ -188,8 +188,8 @@ func actualContent(ctx context.Context, side sidecar, buckets []bucket) (content
 	return c, nil
 }
 
-// compare is I6: each bucket holds exactly what the rules' queries give.
-func compare(expected, actual content) error {
+// compareContents is I6: each bucket holds exactly what the rules' queries give.
+func compareContents(expected, actual content) error {
 	var d differences
 	names := map[string]bool{}
 	for name := range expected {
