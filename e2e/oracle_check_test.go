@@ -34,7 +34,8 @@ func TestOracleNoticesDamage(t *testing.T) {
 		{"a lookup that ended", `UPDATE millrace.lookups SET removed = (SELECT op_id FROM millrace.head) WHERE added = (SELECT max(added) FROM millrace.lookups WHERE removed > 1000000000)`, "lookups"},
 		{"a lookup that lives on", `UPDATE millrace.lookups SET removed = 9223372036854775807 WHERE removed < 9223372036854775807`, "lookups"},
 		{"row state lost", `DELETE FROM millrace.row_state WHERE row_key = '30'`, "row_state"},
-		{"row state of a row that left", `INSERT INTO millrace.row_state SELECT definition, source_table, 'ghost', outputs FROM millrace.row_state WHERE row_key = '30'`, "row_state"},
+		{"row state of a row that left", `INSERT INTO millrace.row_state (definition, source_table, bucket, since_op, row_key, type, row_id)
+			SELECT definition, source_table, bucket, since_op, 'ghost', type, '30' FROM millrace.row_state WHERE row_key = '30'`, "row_state"},
 		{"a checkpoint lost", `DELETE FROM millrace.checkpoint_log WHERE seq = (SELECT max(seq) - 1 FROM millrace.checkpoint_log)`, "checkpoints out of order"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -132,7 +132,7 @@ WHERE l.removed > (SELECT op_id FROM millrace.head)`
 // liveOutputs lists what the writer believes each source row to have.
 const liveOutputs = `
 SELECT d.wire_prefix || '#' || b.name, o.type, o.row_id, coalesce(o.subkey, ''), o.since_op
-FROM millrace.row_state r CROSS JOIN LATERAL unnest(r.outputs) o
+FROM millrace.row_state r CROSS JOIN LATERAL millrace.row_outputs(r) o
 JOIN millrace.bucket_names b ON b.id = o.bucket JOIN millrace.definition_versions d ON d.id = b.definition`
 
 // historyViolations are queries that count violations of what must hold over

@@ -69,21 +69,32 @@ COMMENT ON COLUMN millrace.row_output.bucket IS 'The bucket; bucket_names.id.';
 COMMENT ON COLUMN millrace.row_output.since_op IS 'Op id with which the row entered the bucket.';
 COMMENT ON COLUMN millrace.row_output.digest IS 'Digest of the data last put; null unless unchanged updates are suppressed.';
 COMMENT ON COLUMN millrace.row_output.type IS 'Output table.';
-COMMENT ON COLUMN millrace.row_output.row_id IS 'Client id of the row.';
+COMMENT ON COLUMN millrace.row_output.row_id IS 'Client id of the row; null in row_state where it is the row key.';
 COMMENT ON COLUMN millrace.row_output.subkey IS 'Subkey of its ops, if they have one.';
 
 CREATE TABLE millrace.row_state (
   definition integer NOT NULL,
   source_table integer NOT NULL,
+  bucket bigint NOT NULL,
+  since_op bigint NOT NULL,
+  digest bigint,
   row_key text COLLATE "C" NOT NULL,
-  outputs millrace.row_output[] NOT NULL,
-  PRIMARY KEY (definition, source_table, row_key)
+  type text NOT NULL,
+  row_id text COLLATE "C",
+  subkey text COLLATE "C",
+  more millrace.row_output[]
 ) PARTITION BY LIST (definition);
-COMMENT ON TABLE millrace.row_state IS 'The outputs each source row has now: exactly what the ops say of it. A row for every source row with output; written only when its outputs change. Partitioned by definition: row_state_<definition>.';
+COMMENT ON TABLE millrace.row_state IS 'The outputs each source row has now: exactly what the ops say of it. A row for every source row with output; written only when its outputs change. The first output, usually the only one, is in columns: that is far cheaper to write than an array. Partitioned by definition: row_state_<definition>, each with the primary key (source_table, row_key).';
 COMMENT ON COLUMN millrace.row_state.definition IS 'The bucket definition; decides the partition.';
 COMMENT ON COLUMN millrace.row_state.source_table IS 'The source table.';
 COMMENT ON COLUMN millrace.row_state.row_key IS 'Row key: the key column''s text, or the JSON array of several; above 2,048 bytes its start and its SHA-256.';
-COMMENT ON COLUMN millrace.row_state.outputs IS 'The outputs, at least one.';
+COMMENT ON COLUMN millrace.row_state.bucket IS 'Of the first output: the bucket; bucket_names.id.';
+COMMENT ON COLUMN millrace.row_state.since_op IS 'Of the first output: op id with which the row entered the bucket.';
+COMMENT ON COLUMN millrace.row_state.digest IS 'Of the first output: digest of the data last put; null unless unchanged updates are suppressed.';
+COMMENT ON COLUMN millrace.row_state.type IS 'Of the first output: output table.';
+COMMENT ON COLUMN millrace.row_state.row_id IS 'Of the first output: client id of the row; null where it is the row key.';
+COMMENT ON COLUMN millrace.row_state.subkey IS 'Of the first output: subkey of its ops, if they have one.';
+COMMENT ON COLUMN millrace.row_state.more IS 'The other outputs; null if there are none.';
 
 CREATE TABLE millrace.ended_outputs (
   definition integer NOT NULL,

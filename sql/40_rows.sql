@@ -1,5 +1,15 @@
 -- Where a source row is and was.
 
+CREATE OR REPLACE FUNCTION millrace.row_outputs(state millrace.row_state)
+RETURNS SETOF millrace.row_output
+LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+  SELECT state.bucket, state.since_op, state.digest, state.type, coalesce(state.row_id, state.row_key), state.subkey
+  UNION ALL
+  SELECT m.bucket, m.since_op, m.digest, m.type, coalesce(m.row_id, state.row_key), m.subkey FROM unnest(state.more) m
+$$;
+COMMENT ON FUNCTION millrace.row_outputs(millrace.row_state) IS
+  'The outputs of a row of row_state.';
+
 CREATE OR REPLACE FUNCTION millrace.row_history(source_table text, row_id text, bucket text DEFAULT NULL)
 RETURNS TABLE (bucket_name text, type text, client_row_id text, since_op bigint, since timestamptz,
   until_op bigint, until timestamptz, ops jsonb)
@@ -13,7 +23,7 @@ BEGIN
   RETURN QUERY
   WITH stays AS (
     SELECT s.definition, u.bucket, u.type, u.row_id, u.subkey, u.since_op, NULL::bigint AS until_op
-    FROM millrace.row_state s CROSS JOIN LATERAL unnest(s.outputs) u
+    FROM millrace.row_state s CROSS JOIN LATERAL millrace.row_outputs(s) u
     WHERE s.definition = ANY (v_served) AND s.source_table = ANY (v_tables) AND s.row_key = row_history.row_id
     UNION ALL
     SELECT e.definition, e.bucket, e.type, e.row_id, e.subkey, e.since_op, e.ended_op

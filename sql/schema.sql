@@ -13,7 +13,7 @@ TYPE millrace.row_output
   type text
     -- Output table.
   row_id text COLLATE "C"
-    -- Client id of the row.
+    -- Client id of the row; null in row_state where it is the row key.
   subkey text COLLATE "C"
     -- Subkey of its ops, if they have one.
 
@@ -311,16 +311,27 @@ TABLE millrace.row_errors
   CONSTRAINT row_errors_pkey PRIMARY KEY (definition, source_table, row_key)
 
 TABLE millrace.row_state PARTITION BY LIST (definition)
-  -- The outputs each source row has now: exactly what the ops say of it. A row for every source row with output; written only when its outputs change. Partitioned by definition: row_state_<definition>.
+  -- The outputs each source row has now: exactly what the ops say of it. A row for every source row with output; written only when its outputs change. The first output, usually the only one, is in columns: that is far cheaper to write than an array. Partitioned by definition: row_state_<definition>, each with the primary key (source_table, row_key).
   definition integer NOT NULL
     -- The bucket definition; decides the partition.
   source_table integer NOT NULL
     -- The source table.
+  bucket bigint NOT NULL
+    -- Of the first output: the bucket; bucket_names.id.
+  since_op bigint NOT NULL
+    -- Of the first output: op id with which the row entered the bucket.
+  digest bigint
+    -- Of the first output: digest of the data last put; null unless unchanged updates are suppressed.
   row_key text COLLATE "C" NOT NULL
     -- Row key: the key column's text, or the JSON array of several; above 2,048 bytes its start and its SHA-256.
-  outputs millrace.row_output[] NOT NULL
-    -- The outputs, at least one.
-  CONSTRAINT row_state_pkey PRIMARY KEY (definition, source_table, row_key)
+  type text NOT NULL
+    -- Of the first output: output table.
+  row_id text COLLATE "C"
+    -- Of the first output: client id of the row; null where it is the row key.
+  subkey text COLLATE "C"
+    -- Of the first output: subkey of its ops, if they have one.
+  more millrace.row_output[]
+    -- The other outputs; null if there are none.
 
 TABLE millrace.row_wide
   -- Last values of the columns that the source may store out of line: the stream leaves them out when they did not change.
@@ -545,6 +556,9 @@ FUNCTION millrace.ops_between(bucket text, after bigint, upto bigint, lim intege
 
 FUNCTION millrace.row_history(source_table text, row_id text, bucket text DEFAULT NULL::text) RETURNS TABLE(bucket_name text, type text, client_row_id text, since_op bigint, since timestamp with time zone, until_op bigint, until timestamp with time zone, ops jsonb) STABLE SET search_path=pg_catalog
   -- In which buckets a source row was, since and until which op id and time (until null: it is there now), within history.keep, with its ops as far as they are kept. source_table is schema.table or source.schema.table; row_id is the key's text, for several key columns their JSON array.
+
+FUNCTION millrace.row_outputs(state millrace.row_state) RETURNS SETOF millrace.row_output STABLE SET search_path=pg_catalog
+  -- The outputs of a row of row_state.
 
 FUNCTION millrace.rule_set_at(op_id bigint) RETURNS integer STABLE SET search_path=pg_catalog
   -- The rule set in force at an op id: the one with the greatest active_from at or below it. Null before the first.

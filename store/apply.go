@@ -261,7 +261,7 @@ func (w *Writer) remove(row *rowState, definition millrace.DefinitionID, o *outp
 	e.int64(int64(o.bucket))
 	e.text(o.typ)
 	e.text(o.rowID)
-	e.textOrNull(o.subkey)
+	e.textUnless(o.subkey, "")
 }
 
 // appendOp writes an op but for its data, with the newest op id.
@@ -275,7 +275,7 @@ func (w *Writer) appendOp(definition millrace.DefinitionID, id millrace.BucketID
 	b.int16(int16(kind))
 	b.text(typ)
 	b.text(rowID)
-	b.textOrNull(subkey)
+	b.textUnless(subkey, "")
 }
 
 // delta finds or makes what the flush adds to a bucket.

@@ -156,7 +156,7 @@ func (w *Writer) foundState(table millrace.TableID, d millrace.DefinitionID, v [
 	}
 	b := row.bucketState(d)
 	b.stored = true
-	b.outputs, err = decodeOutputs(v[1], b.outputs[:0], row.key, w.internTypeBytes)
+	b.outputs, err = decodeState(v[1:], b.outputs[:0], row.key, w.internTypeBytes)
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/millrace/millrace"
@@ -31,8 +32,19 @@ func (c *copyBuffer) int16(v int16) { c.b = appendInt16(c.b, v) }
 func (c *copyBuffer) int32(v int32) { c.b = appendInt32(c.b, v) }
 func (c *copyBuffer) int64(v int64) { c.b = appendInt64(c.b, v) }
 func (c *copyBuffer) text(s string) { c.b = appendText(c.b, s) }
-func (c *copyBuffer) textOrNull(s string) {
-	if s == "" {
+
+// int64OrNull writes null for 0.
+func (c *copyBuffer) int64OrNull(v int64) {
+	if v == 0 {
+		c.null()
+		return
+	}
+	c.int64(v)
+}
+
+// textUnless writes null for what null stands for.
+func (c *copyBuffer) textUnless(s, null string) {
+	if s == null {
 		c.null()
 		return
 	}
@@ -138,40 +150,58 @@ func bytesString(b []byte) string { return unsafe.String(unsafe.SliceData(b), le
 // stringBytes views s as bytes that must not be changed.
 func stringBytes(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
+// stateColumns are the columns of row_state in the order of appendState.
+const stateColumns = "definition, source_table, bucket, since_op, digest, row_key, type, row_id, subkey, more"
+
+// appendState writes a row of row_state. elem is the type OID of
+// millrace.row_output.
+func (c *copyBuffer) appendState(definition millrace.DefinitionID, row *rowState, outputs []output, elem uint32) {
+	first := &outputs[0]
+	c.row(10)
+	c.int32(int32(definition))
+	c.int32(int32(row.table))
+	c.int64(int64(first.bucket))
+	c.int64(int64(first.since))
+	c.int64OrNull(first.digest)
+	c.text(row.key)
+	c.text(first.typ)
+	c.textUnless(first.rowID, row.key)
+	c.textUnless(first.subkey, "")
+	if len(outputs) == 1 {
+		c.null()
+		return
+	}
+	c.outputs(elem, outputs[1:], row.key)
+}
+
 // outputFields are the attributes of millrace.row_output, in order.
 const outputFields = 6
 
-// appendOutputs writes outputs as millrace.row_output[] with its length before
-// it.
-func appendOutputs(b []byte, elem uint32, outputs []output) []byte {
-	start := len(b)
-	b = append(b, 0, 0, 0, 0)
-	b = appendArrayHeader(b, elem, len(outputs))
+// outputs writes millrace.row_output[].
+func (c *copyBuffer) outputs(elem uint32, outputs []output, key string) {
+	start := len(c.b)
+	c.b = append(c.b, 0, 0, 0, 0)
+	c.b = appendArrayHeader(c.b, elem, len(outputs))
 	for i := range outputs {
 		o := &outputs[i]
-		at := len(b)
-		b = append(b, 0, 0, 0, 0)
-		b = binary.BigEndian.AppendUint32(b, outputFields)
-		b = appendInt64(binary.BigEndian.AppendUint32(b, oidInt8), int64(o.bucket))
-		b = appendInt64(binary.BigEndian.AppendUint32(b, oidInt8), int64(o.since))
-		b = binary.BigEndian.AppendUint32(b, oidInt8)
-		if o.digest == 0 {
-			b = append(b, 0xff, 0xff, 0xff, 0xff)
-		} else {
-			b = appendInt64(b, o.digest)
-		}
-		b = appendText(binary.BigEndian.AppendUint32(b, oidText), o.typ)
-		b = appendText(binary.BigEndian.AppendUint32(b, oidText), o.rowID)
-		b = binary.BigEndian.AppendUint32(b, oidText)
-		if o.subkey == "" {
-			b = append(b, 0xff, 0xff, 0xff, 0xff)
-		} else {
-			b = appendText(b, o.subkey)
-		}
-		binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
+		at := len(c.b)
+		c.b = append(c.b, 0, 0, 0, 0)
+		c.b = binary.BigEndian.AppendUint32(c.b, outputFields)
+		c.field(oidInt8).int64(int64(o.bucket))
+		c.field(oidInt8).int64(int64(o.since))
+		c.field(oidInt8).int64OrNull(o.digest)
+		c.field(oidText).text(o.typ)
+		c.field(oidText).textUnless(o.rowID, key)
+		c.field(oidText).textUnless(o.subkey, "")
+		binary.BigEndian.PutUint32(c.b[at:], uint32(len(c.b)-at-4))
 	}
-	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-4))
-	return b
+	binary.BigEndian.PutUint32(c.b[start:], uint32(len(c.b)-start-4))
+}
+
+// field starts an attribute of a composite.
+func (c *copyBuffer) field(typ uint32) *copyBuffer {
+	c.b = binary.BigEndian.AppendUint32(c.b, typ)
+	return c
 }
 
 var errShortValue = errors.New("binary value is too short")
@@ -222,8 +252,32 @@ func (r *reader) fieldInt64() int64 {
 	return int64(binary.BigEndian.Uint64(v))
 }
 
-// decodeOutputs reads millrace.row_output[]. Strings are copied; a row id equal
-// to key shares its memory, and types come from intern.
+// decodeState reads the outputs of a row of row_state: bucket, since_op, digest,
+// type, row_id, subkey, more. Strings are copied; a row id equal to key shares
+// its memory, and types come from intern.
+func decodeState(v [][]byte, into []output, key string, intern func([]byte) string) ([]output, error) {
+	if len(v) != 7 || len(v[0]) != 8 || len(v[1]) != 8 {
+		return into, fmt.Errorf("outputs of a row: unexpected form")
+	}
+	first := output{
+		bucket: millrace.BucketID(binary.BigEndian.Uint64(v[0])),
+		since:  millrace.OpID(binary.BigEndian.Uint64(v[1])),
+		typ:    intern(v[3]), rowID: key, subkey: string(v[5]),
+	}
+	if len(v[2]) == 8 {
+		first.digest = int64(binary.BigEndian.Uint64(v[2]))
+	}
+	if v[4] != nil {
+		first.rowID = string(v[4])
+	}
+	into = append(into, first)
+	if v[6] == nil {
+		return into, nil
+	}
+	return decodeOutputs(v[6], into, key, intern)
+}
+
+// decodeOutputs reads millrace.row_output[].
 func decodeOutputs(b []byte, into []output, key string, intern func([]byte) string) ([]output, error) {
 	r := reader{b: b}
 	dims := r.int32()
@@ -237,9 +291,7 @@ func decodeOutputs(b []byte, into []output, key string, intern func([]byte) stri
 	if dims != 1 || n < 0 || n > len(r.b)/4 {
 		return into, fmt.Errorf("outputs of a row: array of %d dimensions and %d elements", dims, n)
 	}
-	if cap(into) < n {
-		into = make([]output, 0, n)
-	}
+	into = slices.Grow(into, n)
 	for range n {
 		r.int32() // length of the composite
 		if fields := r.int32(); fields != outputFields && r.err == nil {
@@ -250,10 +302,9 @@ func decodeOutputs(b []byte, into []output, key string, intern func([]byte) stri
 			since:  millrace.OpID(r.fieldInt64()),
 			digest: r.fieldInt64(),
 			typ:    intern(r.field()),
+			rowID:  key,
 		}
-		if id := r.field(); string(id) == key {
-			o.rowID = key
-		} else {
+		if id := r.field(); id != nil {
 			o.rowID = string(id)
 		}
 		o.subkey = string(r.field())

@@ -163,7 +163,7 @@ func (m model) check(t rapid.TB, x *world, lastOp millrace.OpID) {
 		return list
 	}), query(`
 		SELECT concat_ws('|', s.definition, s.source_table, s.row_key, n.name, u.type, u.row_id, coalesce(u.subkey, ''))
-		FROM millrace.row_state s CROSS JOIN LATERAL unnest(s.outputs) u JOIN millrace.bucket_names n ON n.id = u.bucket`))
+		FROM millrace.row_state s CROSS JOIN LATERAL millrace.row_outputs(s) u JOIN millrace.bucket_names n ON n.id = u.bucket`))
 	same(t, "lookups in force", m.list(x, func(table millrace.TableID, key string, r modelRow) (list []string) {
 		for _, l := range r.lookups {
 			list = append(list, fmt.Sprintf("%d|%d|%s|%s|%s", l.Definition, table, key, l.Key, l.Outputs))

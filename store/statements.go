@@ -43,8 +43,8 @@ const (
 
 var statements = map[string]string{
 	stmtRowState: `
-		SELECT s.row_key, s.outputs FROM unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
-			SELECT s.row_key, s.outputs FROM millrace.row_state s
+		SELECT s.* FROM unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT s.row_key, s.bucket, s.since_op, s.digest, s.type, s.row_id, s.subkey, s.more FROM millrace.row_state s
 			WHERE s.definition = $1::int4 AND s.source_table = $2::int4 AND s.row_key = k.row_key LIMIT 1) s`,
 	stmtLookups: `
 		SELECT l.row_key, l.added, l.key, l.outputs FROM unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
@@ -61,9 +61,9 @@ var statements = map[string]string{
 			WHERE r.source_table = $1::int4 AND r.row_key = k.row_key LIMIT 1) r`,
 
 	stmtStatePage: `
-		SELECT row_key, outputs FROM millrace.row_state
+		SELECT row_key, bucket, since_op, digest, type, row_id, subkey, more FROM millrace.row_state
 		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key > $3::text
-		ORDER BY definition, source_table, row_key LIMIT $4::int4`,
+		ORDER BY source_table, row_key LIMIT $4::int4`,
 	stmtLookupsPage: `
 		SELECT added FROM millrace.lookups
 		WHERE definition = $1::int4 AND source_table = $2::int4 AND removed = 9223372036854775807

@@ -48,7 +48,7 @@ func (w *Writer) truncateOutputs(ctx context.Context, table millrace.TableID, d 
 		_, err := w.run(ctx, &b, func(_ int, v [][]byte) (err error) {
 			n++
 			row.key = string(v[0])
-			if outputs, err = decodeOutputs(v[1], outputs[:0], row.key, w.internTypeBytes); err != nil {
+			if outputs, err = decodeState(v[1:], outputs[:0], row.key, w.internTypeBytes); err != nil {
 				return err
 			}
 			for i := range outputs {

@@ -71,6 +71,7 @@ type flush struct {
 	ops         copyBuffer
 	ended       copyBuffer
 	names       copyBuffer
+	states      copyBuffer        // filled when it is written
 	bucketBase  millrace.BucketID // buckets above it have no row in bucket_totals yet
 	dirty       []*rowState
 	totals      map[millrace.BucketID]int32 // index into deltas
@@ -148,6 +149,7 @@ func (w *Writer) resetPiece() {
 	f.ops.reset(keep)
 	f.ended.reset(keep)
 	f.names.reset(keep)
+	f.states.reset(keep)
 	f.bucketBase = f.bucket
 	clear(f.dirty)
 	f.dirty = f.dirty[:0]
