@@ -240,7 +240,11 @@ export class Engine {
   /** Tells the upload machine what became of the download. */
   private follow(before: Downlink["phase"], event: DownEvent): void {
     if (event.type === "Opened" && before === "opening" && this.down.phase === "syncing") this.stepUp({ type: "StreamUp" });
-    if (event.type === "Received" && event.line.type === "token_expires_in" && expireStreams(this.host.store)) this.host.streamsExpired();
+    if (event.type === "Received" && event.line.type === "token_expires_in") {
+      this.attempt(() => {
+        if (expireStreams(this.host.store)) this.host.streamsExpired();
+      });
+    }
     if (event.type === "Applied") {
       if (event.full) {
         this.held = !event.published;
@@ -253,7 +257,7 @@ export class Engine {
   }
 
   private noteSynced(): void {
-    this.host.report(syncedStatus(this.host.store));
+    this.attempt(() => this.host.report(syncedStatus(this.host.store)));
   }
 
   private act(a: DownAction): DownEvent | null {
@@ -338,7 +342,7 @@ export class Engine {
     const { store } = this.host;
     switch (a.type) {
       case "Inspect":
-        return { type: "Inspected", round: a.round, ...gateState(store) };
+        return this.local(a.round, () => ({ type: "Inspected", round: a.round, ...gateState(store) }));
       case "Upload":
         this.background(
           (signal) => this.connector.uploadData(signal),
@@ -362,16 +366,17 @@ export class Engine {
         this.uploading?.abort(new Error("disconnected"));
         return null;
       case "NoteFailure":
-        noteFailure(store, a.error);
+        this.attempt(() => noteFailure(store, a.error));
         return null;
       case "SetTarget":
-        return { type: "TargetSet", round: a.round, set: setTarget(store, a.id, a.last) };
+        return this.local(a.round, () => ({ type: "TargetSet", round: a.round, set: setTarget(store, a.id, a.last) }));
       case "PublishPending":
-        if (publishPending(store)) {
+        this.attempt(() => {
+          if (!publishPending(store)) return;
           this.held = false;
           this.covered = this.down.covered;
           this.noteSynced();
-        }
+        });
         return null;
       case "StartRetry":
         clearTimeout(this.upTimer);
@@ -380,6 +385,23 @@ export class Engine {
       case "StopRetry":
         clearTimeout(this.upTimer);
         return null;
+    }
+  }
+
+  private local(round: number, fn: () => UpEvent): UpEvent {
+    try {
+      return fn();
+    } catch (e) {
+      return { type: "LocalFailed", round, error: new Error("local database: " + message(e)) };
+    }
+  }
+
+  /** Does what a later event makes good if the local database refuses it. */
+  private attempt(fn: () => void): void {
+    try {
+      fn();
+    } catch (e) {
+      console.warn("Millrace: the local database refused:", e);
     }
   }
 

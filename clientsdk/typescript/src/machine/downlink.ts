@@ -136,6 +136,9 @@ export function newDownlink(backoff: Backoff): Downlink {
 /** Remaining life of a token, in seconds, at which a new one is asked for. */
 export const REFRESH_SECONDS = 30;
 
+/** After how many failures in a row credentials are asked for again: the server may have moved. */
+export const ASK_AGAIN_AFTER = 3;
+
 type EventOf<T extends DownEvent["type"]> = Extract<DownEvent, { type: T }>;
 type Cell<T extends DownEvent["type"]> = (s: Downlink, e: EventOf<T>) => DownStep;
 
@@ -238,7 +241,8 @@ function attempt(s: Downlink): DownStep {
 
 /** Ends an attempt that failed. */
 function wait(s: Downlink, error: Error): DownStep {
-  const state = { ...reset(s, "waiting"), connected: false, failures: s.failures + 1, error };
+  const failures = s.failures + 1;
+  const state = { ...reset(s, "waiting"), connected: false, failures, error, stale: s.stale || failures % ASK_AGAIN_AFTER === 0 };
   return { state, actions: [{ type: "StartTimer", attempt: s.attempt, delay: delayAfter(s.backoff, state.failures) }] };
 }
 

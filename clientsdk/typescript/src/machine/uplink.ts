@@ -38,10 +38,12 @@ export type UpEvent =
   | { readonly type: "CheckpointFailed"; readonly round: number; readonly error: Error }
   /** set is false if a write came in between. */
   | { readonly type: "TargetSet"; readonly round: number; readonly set: boolean }
+  /** The local database refused Inspect or SetTarget. */
+  | { readonly type: "LocalFailed"; readonly round: number; readonly error: Error }
   | { readonly type: "RetryFired"; readonly round: number };
 
 export type UpAction =
-  /** Reads the queue. Answered by Inspected. */
+  /** Reads the queue. Answered by Inspected or LocalFailed. */
   | { readonly type: "Inspect"; readonly round: number }
   /** Runs the app's function. Answered by UploadReturned or UploadFailed. */
   | { readonly type: "Upload"; readonly round: number }
@@ -51,7 +53,7 @@ export type UpAction =
   | { readonly type: "NoteFailure"; readonly error: Error }
   /** Answered by CheckpointReady or CheckpointFailed. */
   | { readonly type: "RequestCheckpoint"; readonly round: number }
-  /** Stores it, for everything written up to entry `last`. Answered by TargetSet. */
+  /** Stores it, for everything written up to entry `last`. Answered by TargetSet or LocalFailed. */
   | { readonly type: "SetTarget"; readonly round: number; readonly id: bigint; readonly last: bigint }
   /** Publishes the completion that waited for the gate. */
   | { readonly type: "PublishPending" }
@@ -109,6 +111,7 @@ const busy = {
   CheckpointReady: ignore,
   CheckpointFailed: ignore,
   TargetSet: ignore,
+  LocalFailed: ignore,
   RetryFired: ignore,
 } satisfies { readonly [T in UpEvent["type"]]: Cell<T> };
 
@@ -122,7 +125,7 @@ const transitions: { readonly [P in UpPhase]: { readonly [T in UpEvent["type"]]:
     Held: ignore,
   },
   idle: { ...busy, Wrote: check, StreamUp: check, Held: (s, e) => held(s, e, check) },
-  checking: { ...busy, Inspected: inspected },
+  checking: { ...busy, Inspected: inspected, LocalFailed: (s, e) => wait(s, e.error) },
   uploading: {
     ...busy,
     UploadReturned: check,
@@ -142,6 +145,7 @@ const transitions: { readonly [P in UpPhase]: { readonly [T in UpEvent["type"]]:
       const next = check({ ...s, failures: 0, error: null });
       return e.set ? before({ type: "PublishPending" }, next) : next;
     },
+    LocalFailed: (s, e) => wait(s, e.error),
   },
   // A failing upload is retried at its time, unless the server has been
   // reached, which tells that the network is back.
