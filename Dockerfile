@@ -1,10 +1,18 @@
 # One static binary in an image that holds nothing else but root certificates.
 
+FROM node:22-bookworm-slim AS app
+WORKDIR /src
+COPY clientsdk/typescript clientsdk/typescript
+COPY demo/app demo/app
+RUN cd clientsdk/typescript && npm ci --ignore-scripts && npm run build
+RUN cd demo/app && npm ci --ignore-scripts && npm run build
+
 FROM golang:1.26-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
+COPY --from=app /src/demo/web/app demo/web/app
 ARG VERSION=unknown
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/millrace ./cmd/millrace
 RUN mkdir -m 1777 /out/tmp

@@ -1,6 +1,7 @@
 package demo_test
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"os"
@@ -105,9 +106,16 @@ func TestComposeConfiguration(t *testing.T) {
 	}
 }
 
-var buildLine = regexp.MustCompile(`(?m)^RUN (CGO_ENABLED=0 go build .*)$`)
+var (
+	appLine   = regexp.MustCompile(`(?m)^RUN (cd .*npm .*)$`)
+	buildLine = regexp.MustCompile(`(?m)^RUN (CGO_ENABLED=0 go build .*)$`)
+	// Where the app's stage leaves the app, and where the program's takes it.
+	appCopy = regexp.MustCompile(`(?m)^COPY --from=app /src/(\S+) (\S+)$`)
+	// The app's script, which has the hash of its content in its name.
+	appScript = regexp.MustCompile(`assets/index-[\w-]+\.js`)
+)
 
-// TestDockerfileBuilds runs the Dockerfile's build step on a copy of what its
+// TestDockerfileBuilds runs the Dockerfile's build steps on a copy of what its
 // context holds.
 func TestDockerfileBuilds(t *testing.T) {
 	if testing.Short() {
@@ -126,12 +134,8 @@ func TestDockerfileBuilds(t *testing.T) {
 	dir := t.TempDir()
 	src, out := filepath.Join(dir, "src"), filepath.Join(dir, "out", "millrace")
 	copyTracked(t, src)
-	cmd := exec.CommandContext(t.Context(), "sh", "-ec", strings.ReplaceAll(found[1], "/out/millrace", out))
-	cmd.Dir = src
-	cmd.Env = append(os.Environ(), "VERSION=v1.2.3-test", "GOFLAGS=-buildvcs=false")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", found[1], err, said)
-	}
+	script := buildApp(t, string(text), src)
+	inFolder(t, src, strings.ReplaceAll(found[1], "/out/millrace", out))
 
 	binary, err := elf.Open(out)
 	if err != nil {
@@ -149,6 +153,57 @@ func TestDockerfileBuilds(t *testing.T) {
 	said, err := exec.CommandContext(t.Context(), out, "version").Output()
 	if err != nil || strings.TrimSpace(string(said)) != "millrace v1.2.3-test" {
 		t.Errorf("version says %q (%v)", said, err)
+	}
+	if script == "" {
+		return
+	}
+	if program, err := os.ReadFile(out); err != nil || !bytes.Contains(program, []byte(script)) {
+		t.Errorf("the program does not hold %s (%v)", script, err)
+	}
+}
+
+// buildApp runs the steps of the app's stage, and gives the name of the script
+// they made. Both stages have the context in /src, so the copy from one to the
+// other stays where it is. Without npm, which `make test` insists on, it does
+// nothing.
+func buildApp(t *testing.T, dockerfile, src string) (script string) {
+	t.Helper()
+	paths := appCopy.FindStringSubmatch(dockerfile)
+	if paths == nil || paths[1] != paths[2] {
+		t.Fatalf("the app is not copied from its stage: %q", paths)
+	}
+	if strings.Index(dockerfile, paths[0]) > buildLine.FindStringIndex(dockerfile)[0] {
+		t.Error("the app is copied after the program was built")
+	}
+	steps := appLine.FindAllStringSubmatch(dockerfile, -1)
+	if len(steps) == 0 {
+		t.Fatal("no step of the Dockerfile builds the app")
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		t.Logf("the app's steps are not run: %v", err)
+		return ""
+	}
+	for _, step := range steps {
+		inFolder(t, src, step[1])
+	}
+	page, err := os.ReadFile(filepath.Join(src, paths[1], "index.html"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if script = appScript.FindString(string(page)); script == "" {
+		t.Fatalf("the page has no script:\n%s", page)
+	}
+	return script
+}
+
+// inFolder runs a step of the Dockerfile.
+func inFolder(t *testing.T, dir, step string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", step)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "VERSION=v1.2.3-test", "GOFLAGS=-buildvcs=false")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", step, err, said)
 	}
 }
 

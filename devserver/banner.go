@@ -29,7 +29,10 @@ func (d *dev) banner(first firstOps) string {
 	line("")
 	line("Millrace is running: %s ops in the sidecar %v after the start.", thousands(first.ops), time.Since(d.Started).Round(100*time.Millisecond))
 	line("")
-	line("  Status page   %s", d.url())
+	if d.SchemaFile == "" {
+		line("  Demo app      %s", d.url())
+	}
+	line("  Status page   %s/status", d.url())
 	line("  For scripts   %s (addresses and tokens)", d.display(devFile))
 	line("  Log           %s", d.display(logFile))
 	line("")

@@ -49,8 +49,8 @@ type Options struct {
 	// Run closes it in any case.
 	Listener net.Listener
 	// Serve migrates the sidecar, then syncs source and sidecar until the
-	// context ends. Its HTTP server also serves the demo's backend.
-	Serve func(ctx context.Context, cfg *config.Config, l net.Listener, backend Backend, log *slog.Logger) error
+	// context ends. Its HTTP server also serves the demo.
+	Serve func(ctx context.Context, cfg *config.Config, l net.Listener, demo Routes, log *slog.Logger) error
 	// Check judges the text of the rules before anything is started.
 	Check func(file string, src []byte) error
 	// Fetch gets PostgreSQL's programs into a folder when the machine has
@@ -65,15 +65,8 @@ type Options struct {
 	Started time.Time
 }
 
-// Backend is an app's own backend, which takes the writes of its clients. A
-// zero Backend is none.
-type Backend struct {
-	Path    string // for example "/demo/upload"
-	Handler http.Handler
-}
-
-// uploadPath is where the demo's backend takes writes.
-const uploadPath = "/demo/upload"
+// Routes are more handlers for an HTTP server, by the pattern of ServeMux.
+type Routes map[string]http.Handler
 
 // Run runs the development servers until the context ends, which is no error.
 func Run(ctx context.Context, opts Options) error {
@@ -187,7 +180,7 @@ func (d *dev) work(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer cancel()
-		return d.Serve(ctx, d.cfg, d.Listener, d.backend(pool), d.log)
+		return d.Serve(ctx, d.cfg, d.Listener, d.demo(pool), d.log)
 	})
 	group.Go(func() error { return d.watch(ctx, "source", d.source) })
 	group.Go(func() error { return d.watch(ctx, "sidecar", d.sidecar) })
@@ -195,12 +188,16 @@ func (d *dev) work(ctx context.Context) error {
 	return group.Wait()
 }
 
-// backend is the demo's, none with a schema of one's own.
-func (d *dev) backend(pool *pgxpool.Pool) Backend {
+// demo is the app, its backend and its tokens; nothing with a schema of one's
+// own.
+func (d *dev) demo(pool *pgxpool.Pool) Routes {
 	if d.SchemaFile != "" {
-		return Backend{}
+		return nil
 	}
-	return Backend{Path: uploadPath, Handler: backend.New(backend.Config{Pool: pool, Verify: d.key.Verify, Logger: d.log})}
+	routes := appRoutes()
+	routes[uploadPath] = backend.New(backend.Config{Pool: pool, Verify: d.key.Verify, Logger: d.log})
+	routes["GET "+sessionPath] = &sessions{key: d.key, users: readUsers(pool), log: d.log}
+	return routes
 }
 
 // watch ends the whole if a server ends by itself.

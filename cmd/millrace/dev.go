@@ -60,11 +60,11 @@ folders, or fetched.`,
 }
 
 // serveDev is what `millrace serve` does, after migrating.
-func serveDev(ctx context.Context, cfg *config.Config, l net.Listener, backend devserver.Backend, log *slog.Logger) error {
+func serveDev(ctx context.Context, cfg *config.Config, l net.Listener, demo devserver.Routes, log *slog.Logger) error {
 	if err := migrations.Up(ctx, string(cfg.Sidecar.URI)); err != nil {
 		return err
 	}
-	return serve(ctx, cfg, l, roleAll, backend, log)
+	return serve(ctx, cfg, l, roleAll, demo, log)
 }
 
 // devLog writes everything to the folder's log. The terminal gets what a

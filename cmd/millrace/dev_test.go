@@ -389,7 +389,10 @@ func checkHTTP(t *testing.T, f devserver.DevFile) {
 		}
 		return res.StatusCode, string(body)
 	}
-	code, page := get("/")
+	if code, page := get("/"); code != http.StatusOK || !strings.Contains(page, "<title>Millrace") {
+		t.Errorf("the demo's page: %d\n%s", code, page)
+	}
+	code, page := get("/status")
 	if code != http.StatusOK || !strings.Contains(page, "psql postgres://postgres@127.0.0.1:") {
 		t.Errorf("start page: %d\n%s", code, page)
 	}
@@ -427,6 +430,16 @@ func checkHTTP(t *testing.T, f devserver.DevFile) {
 		t.Errorf("upload: %d", code)
 	} else {
 		arrives(t, f, uploaded)
+	}
+	var session struct {
+		Token string
+		Users []struct{ ID, Name string }
+	}
+	if code, body := get("/demo/session?user=carol"); code != http.StatusOK || json.Unmarshal([]byte(body), &session) != nil {
+		t.Errorf("the page's session: %d %s", code, body)
+	}
+	if code := upload(session.Token, uploaded); code != http.StatusForbidden || len(session.Users) != 8 {
+		t.Errorf("carol changes a to-do of alice's: %d; users %v", code, session.Users)
 	}
 	if code, body := get("/sync/stream"); code != http.StatusNotFound || !json.Valid([]byte(body)) || !strings.Contains(body, "PSYNC_S2002") {
 		t.Errorf("/sync/stream: %d %s", code, body)

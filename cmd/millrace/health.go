@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/devserver"
 )
 
 // health is what the probes answer. Safe for concurrent use.
@@ -79,11 +80,18 @@ func (h *health) answer() (probeAnswer, bool) {
 	return a, h.started
 }
 
-// newMux serves probes, the start page, and clients with the rest; without a
-// handler for clients, a plain answer. page is what the start page says; it
-// must hold no secrets.
-func newMux(h *health, page startPage, clients http.Handler) *http.ServeMux {
+// rootPattern is the page that a visitor of the address sees.
+const rootPattern = "GET /{$}"
+
+// newMux serves probes, the start page, more, and clients with the rest;
+// without a handler for clients, a plain answer. page is what the start page
+// says; it must hold no secrets. It is at /status, and at / too unless more has
+// a page there.
+func newMux(h *health, page startPage, clients http.Handler, more devserver.Routes) *http.ServeMux {
 	mux := http.NewServeMux()
+	for pattern, handler := range more {
+		mux.Handle(pattern, handler)
+	}
 	mux.HandleFunc("GET /probes/liveness", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, probeAnswer{Status: "alive"})
 	})
@@ -98,7 +106,7 @@ func newMux(h *health, page startPage, clients http.Handler) *http.ServeMux {
 		a, _ := h.answer()
 		writeJSON(w, statusOf(a.Reason == ""), a)
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	start := func(w http.ResponseWriter, _ *http.Request) {
 		a, _ := h.answer()
 		head := w.Header()
 		head.Set("Content-Type", "text/html; charset=utf-8")
@@ -110,12 +118,16 @@ func newMux(h *health, page startPage, clients http.Handler) *http.ServeMux {
 			probeAnswer
 			Clients bool
 		}{page, a, h.clients != nil})
-	})
+	}
+	mux.HandleFunc("GET /status", start)
+	if _, taken := more[rootPattern]; !taken {
+		mux.HandleFunc(rootPattern, start)
+	}
 	if clients == nil {
 		clients = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			writeJSON(w, http.StatusNotFound, map[string]any{"error": map[string]any{
 				"code": "PSYNC_S2002", "status": http.StatusNotFound,
-				"description": r.Method + " " + r.URL.Path + " is not served: this process has no relay (--role decoder), only /, /probes/startup, /probes/liveness and /probes/readiness",
+				"description": r.Method + " " + r.URL.Path + " is not served: this process has no relay (--role decoder), only /status, /probes/startup, /probes/liveness and /probes/readiness",
 			}})
 		})
 	}
@@ -137,7 +149,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // what fails here is the connection
 }
 
-// startPage is what / shows beside the health.
+// startPage is what /status shows beside the health.
 type startPage struct {
 	Version string
 	Sources []pageDatabase

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/internal/pgtest"
 )
 
@@ -322,9 +325,34 @@ func TestSpoolDir(t *testing.T) {
 	}
 }
 
+// A page of the demo takes the place of the start page, which stays at /status;
+// a server without one has no tokens to give.
+func TestDemoTakesTheStartPage(t *testing.T) {
+	said := func(more devserver.Routes, path string) string {
+		t.Helper()
+		w := httptest.NewRecorder()
+		newMux(newHealth(), startPage{Version: "millrace x"}, nil, more).ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		return fmt.Sprint(w.Code, " ", w.Body)
+	}
+	demo := devserver.Routes{"GET /{$}": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "the app") })}
+	for _, tc := range []struct {
+		more       devserver.Routes
+		path, want string
+	}{
+		{demo, "/", "200 the app"},
+		{demo, "/status", "millrace x"},
+		{nil, "/", "millrace x"},
+		{nil, "/demo/session?user=alice", "404 "},
+	} {
+		if got := said(tc.more, tc.path); !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %s, want %s", tc.path, got, tc.want)
+		}
+	}
+}
+
 func TestProbes(t *testing.T) {
 	h := newHealth()
-	s := httptest.NewServer(newMux(h, startPage{Version: "millrace x", Rules: "<r>", Sidecar: pageDatabase{"sidecar", "postgres://h/m"}}, nil))
+	s := httptest.NewServer(newMux(h, startPage{Version: "millrace x", Rules: "<r>", Sidecar: pageDatabase{"sidecar", "postgres://h/m"}}, nil, nil))
 	defer s.Close()
 	check := func(probe string, want int, says string) {
 		t.Helper()
@@ -345,6 +373,7 @@ func TestProbes(t *testing.T) {
 	check("/probes/startup", http.StatusServiceUnavailable, "it is starting")
 	check("/probes/readiness", http.StatusServiceUnavailable, "it is starting")
 	check("/", http.StatusOK, "&lt;r&gt;")
+	check("/status", http.StatusOK, "&lt;r&gt;")
 	h.set("decoding", "")
 	check("/probes/startup", http.StatusOK, "started")
 	check("/probes/readiness", http.StatusOK, "decoding")

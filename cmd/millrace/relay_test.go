@@ -19,7 +19,6 @@ import (
 
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/demo"
-	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/internal/pgtest"
 	"github.com/millrace/millrace/migrations"
 	"github.com/millrace/millrace/protocol"
@@ -89,7 +88,7 @@ func (s *system) start(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	go func() { done <- serve(ctx, s.cfg, l, roleAll, devserver.Backend{}, log) }()
+	go func() { done <- serve(ctx, s.cfg, l, roleAll, nil, log) }()
 	s.stop = func() {
 		cancel()
 		if err := <-done; err != nil {

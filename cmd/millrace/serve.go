@@ -94,7 +94,7 @@ says where.`,
 			for _, w := range cfg.Warnings {
 				log.Warn(w)
 			}
-			return serve(ctx, cfg, listener, r, devserver.Backend{}, log)
+			return serve(ctx, cfg, listener, r, nil, log)
 		},
 	}
 	f := cmd.Flags()
@@ -106,9 +106,9 @@ says where.`,
 }
 
 // serve runs the decoder, the relay, or both, and, if there is a listener, the
-// HTTP server, until ctx ends or one of them cannot go on. backend is the
-// demo's, in development.
-func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, backend devserver.Backend, log *slog.Logger) error {
+// HTTP server, until ctx ends or one of them cannot go on. more is the demo's, in
+// development: it may take the place of the start page.
+func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more devserver.Routes, log *slog.Logger) error {
 	h := newHealth()
 	var clients http.Handler
 	var serveClients func(context.Context) error
@@ -126,10 +126,7 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, back
 		for _, s := range cfg.Sources {
 			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
 		}
-		mux := newMux(h, page, clients)
-		if backend.Handler != nil {
-			mux.Handle(backend.Path, backend.Handler)
-		}
+		mux := newMux(h, page, clients, more)
 		group.Go(func() error { return serveHTTP(ctx, l, mux, log) })
 		log.Info("listening", "address", l.Addr().String(), "role", string(r))
 	}
