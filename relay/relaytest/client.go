@@ -111,6 +111,9 @@ func (c *Client) feed(ctx context.Context, body io.ReadCloser) {
 // Close ends the stream.
 func (c *Client) Close() { c.cancel() }
 
+// OnClose says what Close does for a client that is fed by the caller.
+func (c *Client) OnClose(end func()) { c.cancel = end }
+
 // ErrEnded is the error of a stream that ended in order.
 var ErrEnded = errors.New("the stream ended")
 
