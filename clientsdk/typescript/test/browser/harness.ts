@@ -86,6 +86,11 @@ export class Harness {
     rmSync(this.temp, { recursive: true, force: true });
   }
 
+  url(query: Record<string, string>): string {
+    const { port } = this.files.address() as AddressInfo;
+    return `http://127.0.0.1:${port}/page.html?${new URLSearchParams({ server: this.server, ...query })}`;
+  }
+
   /** Opens a page; its database is open when this resolves. */
   async page(query: Record<string, string> = {}): Promise<Page> {
     const page = await this.context.newPage();
@@ -93,8 +98,7 @@ export class Harness {
     page.on("console", (m) => {
       if (m.type() === "error" || m.type() === "warning") this.errors.push(m.text());
     });
-    const { port } = this.files.address() as AddressInfo;
-    await page.goto(`http://127.0.0.1:${port}/page.html?${new URLSearchParams({ server: this.server, ...query })}`);
+    await page.goto(this.url(query));
     await page.waitForFunction("window.loaded");
     await page.evaluate("window.loaded");
     return page;
