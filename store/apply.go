@@ -212,7 +212,8 @@ func (w *Writer) put(row *rowState, b *bucketState, o *output, id millrace.Bucke
 		}
 	}
 	f.op++
-	d := w.delta(id)
+	at := w.delta(id)
+	d := &f.deltas[at]
 	d.lastOp = f.op
 	d.ops++
 	d.bytes += int64(len(out.Data))
@@ -220,6 +221,7 @@ func (w *Writer) put(row *rowState, b *bucketState, o *output, id millrace.Bucke
 	d.checksum += sum
 	w.appendOp(out.Definition, id, millrace.OpPut, sum, out.Type, out.RowID, out.Subkey)
 	f.ops.text(out.Data)
+	f.ops.end(at)
 	if o != nil {
 		if o.digest != digest {
 			o.digest = digest
@@ -242,7 +244,8 @@ func (w *Writer) put(row *rowState, b *bucketState, o *output, id millrace.Bucke
 func (w *Writer) remove(row *rowState, definition millrace.DefinitionID, o *output) {
 	f := &w.flush
 	f.op++
-	d := w.delta(o.bucket)
+	at := w.delta(o.bucket)
+	d := &f.deltas[at]
 	d.lastOp = f.op
 	d.ops++
 	d.rows--
@@ -250,6 +253,7 @@ func (w *Writer) remove(row *rowState, definition millrace.DefinitionID, o *outp
 	d.checksum += sum
 	w.appendOp(definition, o.bucket, millrace.OpRemove, sum, o.typ, o.rowID, o.subkey)
 	f.ops.null()
+	f.ops.end(at)
 
 	e := &f.ended
 	e.row(9)
@@ -278,11 +282,11 @@ func (w *Writer) appendOp(definition millrace.DefinitionID, id millrace.BucketID
 	b.textUnless(subkey, "")
 }
 
-// delta finds or makes what the flush adds to a bucket.
-func (w *Writer) delta(id millrace.BucketID) *delta {
+// delta finds or makes what the flush adds to a bucket: an index into deltas.
+func (w *Writer) delta(id millrace.BucketID) int32 {
 	f := &w.flush
 	if n := len(f.deltas); n > 0 && f.deltas[n-1].bucket == id {
-		return &f.deltas[n-1]
+		return int32(n - 1)
 	}
 	i, ok := f.totals[id]
 	if !ok {
@@ -290,7 +294,7 @@ func (w *Writer) delta(id millrace.BucketID) *delta {
 		f.totals[id] = i
 		f.deltas = append(f.deltas, delta{bucket: id})
 	}
-	return &f.deltas[i]
+	return i
 }
 
 // bucketID finds the bucket of an output, making it if it does not exist.

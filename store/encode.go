@@ -13,6 +13,9 @@ import (
 // copyHeader starts every binary COPY: signature, flags, no extension.
 const copyHeader = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
+// copyTrailer ends it.
+const copyTrailer = "\xff\xff"
+
 // copyBuffer collects rows in the format of COPY ... WITH (FORMAT binary).
 type copyBuffer struct {
 	b    []byte
@@ -53,7 +56,7 @@ func (c *copyBuffer) textUnless(s, null string) {
 
 // finish ends the data. reset makes room for the next, giving back memory
 // beyond keep bytes.
-func (c *copyBuffer) finish() []byte { return append(c.b, 0xff, 0xff) }
+func (c *copyBuffer) finish() []byte { return append(c.b, copyTrailer...) }
 
 func (c *copyBuffer) reset(keep int) {
 	if cap(c.b) > keep {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -53,7 +54,7 @@ func (w *Writer) copyRows(ctx context.Context) error {
 	if err := w.copyIn(ctx, &f.names, "bucket_names (id, definition, name)"); err != nil {
 		return err
 	}
-	if err := w.copyIn(ctx, &f.ops, "ops (bucket, op_id, definition, checksum, kind, type, row_id, subkey, data)"); err != nil {
+	if err := w.copyOps(ctx, "ops (bucket, op_id, definition, checksum, kind, type, row_id, subkey, data)"); err != nil {
 		return err
 	}
 	if err := w.copyStates(ctx); err != nil {
@@ -89,7 +90,7 @@ func (w *Writer) copyStates(ctx context.Context) error {
 	slices.SortFunc(w.flush.dirty, compareRows)
 	stale := map[part][]string{}
 	for _, row := range w.flush.dirty {
-		row.dirty = false
+		row.dirty, row.assumed = false, false
 		for i := range row.buckets {
 			s := &row.buckets[i]
 			if !s.changed {
@@ -112,7 +113,7 @@ func (w *Writer) copyStates(ctx context.Context) error {
 	if _, err := w.run(ctx, &b, nil); err != nil {
 		return w.failure("delete changed row states", err)
 	}
-	return w.copyIn(ctx, &w.flush.states, "row_state ("+stateColumns+")")
+	return w.stateFailure(w.copyIn(ctx, &w.flush.states, "row_state ("+stateColumns+")"))
 }
 
 func compareRows(a, b *rowState) int {
@@ -128,12 +129,26 @@ func (w *Writer) copyIn(ctx context.Context, c *copyBuffer, target string) error
 		return nil
 	}
 	c.b = c.finish()
-	tag, err := w.pg.CopyFrom(ctx, bytes.NewReader(c.b), "COPY millrace."+target+" FROM STDIN (FORMAT binary)")
-	if err != nil {
-		return w.failure(fmt.Sprintf("copy %d rows into millrace.%s", c.rows, target), err)
+	return w.copyFrom(ctx, bytes.NewReader(c.b), c.rows, target)
+}
+
+// copyOps sends the ops in another order than that in which they were numbered.
+func (w *Writer) copyOps(ctx context.Context, target string) error {
+	f := &w.flush
+	if f.ops.rows == 0 {
+		return nil
 	}
-	if tag.RowsAffected() != int64(c.rows) {
-		return fmt.Errorf("copy into millrace.%s: %d rows of %d arrived", target, tag.RowsAffected(), c.rows)
+	f.ops.b = f.ops.finish()
+	return w.copyFrom(ctx, f.ops.sorted(f.deltas, &f.opOrder), f.ops.rows, target)
+}
+
+func (w *Writer) copyFrom(ctx context.Context, r io.Reader, rows int, target string) error {
+	tag, err := w.pg.CopyFrom(ctx, r, "COPY millrace."+target+" FROM STDIN (FORMAT binary)")
+	if err != nil {
+		return w.failure(fmt.Sprintf("copy %d rows into millrace.%s", rows, target), err)
+	}
+	if tag.RowsAffected() != int64(rows) {
+		return fmt.Errorf("copy into millrace.%s: %d rows of %d arrived", target, tag.RowsAffected(), rows)
 	}
 	return nil
 }

@@ -68,7 +68,8 @@ type flush struct {
 	bucket millrace.BucketID // greatest bucket id, committed or not
 
 	// Collected and not written yet.
-	ops         copyBuffer
+	ops         opLog
+	opOrder     opOrder
 	ended       copyBuffer
 	names       copyBuffer
 	states      copyBuffer        // filled when it is written
