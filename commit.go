@@ -34,9 +34,13 @@ const (
 // The strings may share one buffer that the decoder reuses once Apply has
 // returned: who keeps one longer copies it.
 type Change struct {
-	Scope   *Scope
-	Kind    ChangeKind
-	Key     string // row key, see AppendRowKey
+	Scope *Scope
+	Kind  ChangeKind
+	Key   string // row key, see AppendRowKey
+	// New says of an upsert that the row has nothing yet in any definition of
+	// the scope, so that the sink need not look. A sink that finds otherwise
+	// fails, and does not believe it any more.
+	New     bool
 	Outputs []Output
 	Lookups []Lookup
 	// Errors says which definitions could not evaluate the row; it has no

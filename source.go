@@ -44,6 +44,10 @@ const (
 	IdentityNothing Identity = "nothing"
 )
 
+// Unique tells whether the source allows no two rows with one row key, not
+// even for the length of a transaction.
+func (i Identity) Unique() bool { return i == IdentityDefault || i == IdentityIndex }
+
 // SourceTable is a table the rules use, as last seen on the source.
 type SourceTable struct {
 	ID         TableID

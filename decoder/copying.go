@@ -17,6 +17,7 @@ type copyRun struct {
 	table   *tableState
 	saved   millrace.Copy // as it is to be stored
 	machine *tableCopy
+	seen    seenRows
 
 	pages uint32 // of the next chunk
 	// toasted: values may be out of line in rows whose size does not show it,
@@ -156,6 +157,7 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 				return err
 			}
 		case restartCopy:
+			c.seen.forget()
 			a.log.Info("a table was rewritten while it is copied; it is read again from its first page",
 				"source", c.source.config.Name, "table", c.name())
 			a.noteDirty(c)
@@ -185,6 +187,7 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 		}
 		merged++
 		change := plan.target.upsert(a.batch, key, cells)
+		change.New = r.chunk.keys == nil && c.firstSight(key)
 		if plan.wide && (c.toasted || !plan.narrow(cells)) {
 			if record := plan.wideRecord(cells); record != nil {
 				c.source.eval.storeWide(plan, a.batch, change, key, record)
@@ -203,6 +206,15 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 	}
 	a.noteDirty(c)
 	return nil
+}
+
+// firstSight tells whether a row of a chunk of pages is certain to have nothing
+// yet in the definitions being filled: they were empty when this copy was
+// registered, and neither the stream nor a chunk has brought the row since. A
+// row can be in two chunks of pages only if the stream has told of a change of
+// it between them.
+func (c *copyRun) firstSight(key string) bool {
+	return c.table.saved.Identity.Unique() && c.seen.unknown(key)
 }
 
 // chunkPlan binds the chunk's columns: for the definitions being built, and if

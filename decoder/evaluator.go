@@ -122,6 +122,8 @@ func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {
 		return nil
 	}
 	c := p.target.upsert(b, key, p.cells)
+	// A copy may have read the row already.
+	c.New = len(p.table.copies) == 0 && p.table.saved.Identity.Unique()
 	e.keepWide(p, b, c, key)
 	p.complete(key)
 	return nil
@@ -258,6 +260,7 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 		}
 		for _, c := range p.table.copies {
 			c.machine.truncated(x)
+			c.seen.forget()
 			if !replay {
 				c.machine.strikeAll()
 			}
@@ -275,7 +278,9 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 // others it goes, and is listed among the errors.
 func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
 	for _, c := range p.table.copies {
-		c.machine.incomplete(strings.Clone(key))
+		if !c.machine.incomplete(strings.Clone(key)) {
+			c.seen.forget() // it reads pages again
+		}
 	}
 	p.target.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
 		"any update of the row that sets its long columns brings it back")
@@ -392,7 +397,9 @@ func (p *tablePlan) othersWide(record []byte, t *pgoutput.Tuple) bool {
 
 func (p *tablePlan) touch(key string, x xid) {
 	for _, c := range p.table.copies {
-		c.machine.touch(strings.Clone(key), x)
+		key := strings.Clone(key)
+		c.machine.touch(key, x)
+		c.seen.add(key)
 	}
 }
 

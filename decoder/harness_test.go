@@ -81,6 +81,9 @@ func newFixture(t testing.TB, server *pgtest.Server, rules string, statements ..
 		if f.term != nil {
 			_ = f.term.stop()
 		}
+		if misled := f.sidecar.Misled(); len(misled) > 0 && f.config.without == 0 {
+			t.Errorf("%d changes were wrongly called new: %v", len(misled), misled[0])
+		}
 		_ = db.Close(ctx)
 	})
 	for _, s := range statements {

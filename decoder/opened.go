@@ -25,6 +25,7 @@ type openedCopy struct {
 	table   *tableState
 	saved   millrace.Copy
 	rereads []string
+	fresh   bool // registered just now: nothing of the table was streamed since
 }
 
 func (e openedEvent) handle(ctx context.Context, a *appender) error {
@@ -63,6 +64,9 @@ func (e openedEvent) handle(ctx context.Context, a *appender) error {
 		// What an earlier session of this term knew is newer than what is stored.
 		if i := slices.IndexFunc(old, func(c *copyRun) bool { return c.saved.ID == o.saved.ID }); i >= 0 {
 			c.saved, c.machine, c.pages, c.toasted = old[i].saved, old[i].machine, old[i].pages, old[i].toasted
+			c.seen = old[i].seen
+		} else if o.fresh {
+			c.seen.begin()
 		}
 		if !c.machine.entered {
 			c.machine.entry = entry

@@ -73,8 +73,9 @@ type known struct {
 	tables  []*millrace.SourceTable
 	copies  []millrace.Copy
 	rereads map[millrace.CopyID][]string
-	absent  map[lookedUp]bool // what the stream told of and was looked up since
-	shown   map[string]bool   // findings logged
+	fresh   map[millrace.CopyID]bool // registered just now, no session has streamed since
+	absent  map[lookedUp]bool        // what the stream told of and was looked up since
+	shown   map[string]bool          // findings logged
 }
 
 // openSource makes the appender's side of a configured source.
@@ -83,6 +84,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 	k := &known{
 		saved:   millrace.Source{Name: config.Name},
 		rereads: map[millrace.CopyID][]string{},
+		fresh:   map[millrace.CopyID]bool{},
 		absent:  map[lookedUp]bool{},
 		shown:   map[string]bool{},
 	}

@@ -193,6 +193,7 @@ func (r *runner) commitCopies(ctx context.Context, copies []*millrace.Copy, tabl
 			return errors.New("the sidecar gave a copy no number")
 		}
 		k.copies = append(k.copies, *c)
+		k.fresh[c.ID] = true
 	}
 	for _, t := range tables {
 		if !t.isNew {
@@ -217,7 +218,8 @@ func (r *runner) unfinished(tables []*tableState, found []catalog.Table) (copies
 			continue
 		}
 		if i := slices.IndexFunc(tables, func(t *tableState) bool { return t.saved.ID == c.Table }); i >= 0 {
-			copies = append(copies, openedCopy{tables[i], c, k.rereads[c.ID]})
+			copies = append(copies, openedCopy{tables[i], c, k.rereads[c.ID], k.fresh[c.ID]})
+			delete(k.fresh, c.ID)
 			continue
 		}
 		i := slices.IndexFunc(k.tables, func(t *millrace.SourceTable) bool { return t.ID == c.Table })

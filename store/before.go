@@ -61,7 +61,7 @@ func (w *Writer) loadBefore(ctx context.Context, changes []millrace.Change) erro
 		if c.Scope == nil {
 			return fmt.Errorf("apply: a change has no scope")
 		}
-		l.rows = append(l.rows, w.rowOf(c.Scope, storedKey(c.Key)))
+		l.rows = append(l.rows, w.rowOf(c, storedKey(c.Key)))
 		for j := range c.Outputs {
 			l.ids = append(l.ids, w.knownBucket(&c.Outputs[j]))
 		}
@@ -69,16 +69,30 @@ func (w *Writer) loadBefore(ctx context.Context, changes []millrace.Change) erro
 	return w.readBefore(ctx)
 }
 
-// rowOf finds or makes a row's state and lists it for reading if it is not
-// known in full.
-func (w *Writer) rowOf(scope *millrace.Scope, key string) *rowState {
+// rowOf finds or makes the state of a changed row and lists it for reading if
+// it is not known in full.
+func (w *Writer) rowOf(c *millrace.Change, key string) *rowState {
+	scope := c.Scope
 	row, ok := w.rows.get(rowKey{scope.Table, key}, func(r *rowState, k rowKey) rowKey { return rowKey{k.table, r.key} })
-	switch {
-	case !ok:
+	if !ok {
 		row = newRowState(scope.Table, key, scope)
 		w.rows.put(rowKey{scope.Table, row.key}, row)
-		w.load.want(scope, row.key)
-	case !covers(row.scope, scope):
+		need := scope
+		if row.assumed = provable(c) && !distrustNew.Load(); row.assumed {
+			_, need = w.scopes.parts(scope)
+		}
+		if need != nil {
+			w.load.want(need, row.key)
+		}
+		return row
+	}
+	if row.assumed {
+		// Not written yet, so the tables do not have the last word so far.
+		row.assumed = false
+		buckets, _ := w.scopes.parts(row.scope)
+		w.load.want(buckets, row.key)
+	}
+	if !covers(row.scope, scope) {
 		missing, union := w.scopes.complete(row.scope, scope)
 		row.scope = union
 		w.load.want(missing, row.key)
@@ -155,6 +169,9 @@ func (w *Writer) foundState(table millrace.TableID, d millrace.DefinitionID, v [
 		return err
 	}
 	b := row.bucketState(d)
+	if len(b.outputs) > 0 {
+		return w.notNew()
+	}
 	b.stored = true
 	b.outputs, err = decodeState(v[1:], b.outputs[:0], row.key, w.internTypeBytes)
 	return err

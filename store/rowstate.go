@@ -65,6 +65,7 @@ type rowState struct {
 	buckets []bucketState   // those with something
 	lookups []lookupState
 	dirty   bool // listed to be written
+	assumed bool // said to be new, and neither looked for nor written yet
 
 	// Room for the usual row, so that it takes one allocation.
 	bucket1 [1]bucketState
@@ -182,6 +183,28 @@ type scopePair struct{ have, need *millrace.Scope }
 // scopes remembers differences and unions of scopes, so that rows share them.
 type scopes struct {
 	missing, union map[scopePair]*millrace.Scope
+	kinds          map[*millrace.Scope]scopeKinds
+}
+
+// scopeKinds is a scope taken apart; nil where it has none of a kind.
+type scopeKinds struct{ buckets, lookups *millrace.Scope }
+
+// parts gives the bucket and the lookup definitions of a scope.
+func (s *scopes) parts(of *millrace.Scope) (buckets, lookups *millrace.Scope) {
+	p, ok := s.kinds[of]
+	if !ok {
+		if len(of.Buckets) > 0 {
+			p.buckets = &millrace.Scope{Table: of.Table, Buckets: of.Buckets}
+		}
+		if len(of.Lookups) > 0 {
+			p.lookups = &millrace.Scope{Table: of.Table, Lookups: of.Lookups}
+		}
+		if s.kinds == nil || len(s.kinds) > 10_000 {
+			s.kinds = map[*millrace.Scope]scopeKinds{}
+		}
+		s.kinds[of] = p
+	}
+	return p.buckets, p.lookups
 }
 
 // complete tells which definitions need adds to have, and both together.

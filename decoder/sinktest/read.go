@@ -101,6 +101,13 @@ func (s *Sidecar) Ops() (puts, removes int64) {
 	return s.puts, s.removes
 }
 
+// Misled tells of changes that were wrongly called new.
+func (s *Sidecar) Misled() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.misled)
+}
+
 // WideRows counts the rows whose long values are kept.
 func (s *Sidecar) WideRows() int {
 	s.mu.Lock()

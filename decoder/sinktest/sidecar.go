@@ -56,6 +56,7 @@ type Sidecar struct {
 	reports     map[millrace.SourceID]millrace.SourceReport
 	puts        int64
 	removes     int64
+	misled      []string      // by Change.New
 	changed     chan struct{} // closed at the next commit
 
 	// Of the open transaction; they belong to the term.
@@ -350,10 +351,28 @@ func (s *Sidecar) apply(c *millrace.Change) {
 		r = &row{outputs: map[output]bool{}, lookups: map[millrace.Lookup]bool{}, errors: map[millrace.DefinitionID]string{}}
 		table[c.Key] = r
 	}
+	if c.New && r.has(c.Scope) {
+		s.misled = append(s.misled, fmt.Sprintf("row %q of table %d is called new, and is there", c.Key, c.Scope.Table))
+	}
 	s.replace(r, c.Scope, c)
 	if r.empty() {
 		delete(table, c.Key)
 	}
+}
+
+// has tells whether the row has anything in the definitions of a scope.
+func (r *row) has(scope *millrace.Scope) bool {
+	for o := range r.outputs {
+		if slices.Contains(scope.Buckets, o.definition) {
+			return true
+		}
+	}
+	for l := range r.lookups {
+		if slices.Contains(scope.Lookups, l.Definition) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Sidecar) keepWide(ref millrace.RowRef, c *millrace.Change) {
