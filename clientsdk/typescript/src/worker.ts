@@ -14,7 +14,7 @@ import { portChannel } from "./rpc.js";
 /** The part of a worker's global object that is used. */
 interface Scope {
   onmessage: ((e: MessageEvent<WorkerMessage>) => void) | null;
-  postMessage(m: WorkerReply): void;
+  postMessage(m: WorkerReply, transfer?: Transferable[]): void;
   close(): void;
 }
 const scope = self as unknown as Scope;
@@ -22,6 +22,8 @@ const scope = self as unknown as Scope;
 type Start = Extract<WorkerMessage, { type: "start" }>;
 
 const stopping = new AbortController();
+/** Ends the present ownership, if there is one. */
+let yieldNow: () => void = () => {};
 const broker: MessagePort[] = [];
 let onBroker: (port: MessagePort) => void = (port) => broker.push(port);
 
@@ -33,6 +35,9 @@ scope.onmessage = (e) => {
     case "broker":
       onBroker(e.data.port);
       return;
+    case "yield":
+      yieldNow();
+      return;
     case "stop":
       stopping.abort();
   }
@@ -43,7 +48,8 @@ async function run(start: Start): Promise<void> {
   const loading = load(start.wasm);
   loading.catch(() => {}); // reported by the one who needs it
   try {
-    await navigator.locks.request(ownerLock(start.db), { signal: stopping.signal }, () => own(start, loading));
+    // One that gave the lock up waits for it again.
+    while (!stopping.signal.aborted) await navigator.locks.request(ownerLock(start.db), { signal: stopping.signal }, () => own(start, loading));
   } catch (e) {
     if (!stopping.signal.aborted) scope.postMessage({ type: "failed", message: e instanceof Error ? e.message : String(e) });
   }
@@ -58,15 +64,16 @@ async function load(wasm: string | undefined): Promise<Sqlite3Static> {
   return (sqlite3InitModule as (options: object) => Promise<Sqlite3Static>)(options);
 }
 
-/** Owns the database until the page says stop. */
+/** Owns the database until the page says stop, or gives it up to another that waits. */
 async function own(start: Start, loading: Promise<Sqlite3Static>): Promise<void> {
-  const { db, persistent, reason } = await openDatabase(await loading, start.db);
+  const { db, persistent, reason, release } = await openDatabase(await loading, start.db);
   if (reason !== undefined) console.warn("Millrace: no durable storage here, the database is in memory:", reason);
   const owner = new Owner(db, persistent);
   const room = new BroadcastChannel(roomName(start.db));
   const announce = (): void => room.postMessage({ type: "owner", owner: start.worker } satisfies RoomMessage);
 
-  owner.serve(portChannel(start.port), undefined);
+  const { port1, port2 } = new MessageChannel();
+  owner.serve(portChannel(port1));
   const served = new Set<string>();
   room.addEventListener("message", (e: MessageEvent<RoomMessage>) => {
     if (e.data.type === "who") announce();
@@ -82,16 +89,25 @@ async function own(start: Start, loading: Promise<Sqlite3Static>): Promise<void>
       if (page !== undefined) owner.serve(portChannel(page), gone(start.db, e.data.tab));
     };
   };
-  for (const port of broker) onBroker(port);
-  scope.postMessage({ type: "owner" });
+  for (const port of broker.splice(0)) onBroker(port);
+  scope.postMessage({ type: "owner", port: port2 }, [port2]);
   announce();
 
   await new Promise<void>((resolve) => {
     if (stopping.signal.aborted) resolve();
     stopping.signal.addEventListener("abort", () => resolve());
+    yieldNow = () => void othersWait(start.db).then((wait) => wait && resolve());
   });
-  await owner.close();
+  yieldNow = () => {};
+  onBroker = (port) => broker.push(port);
   room.close();
+  await owner.close();
+  release();
+}
+
+async function othersWait(db: string): Promise<boolean> {
+  const { pending = [] } = await navigator.locks.query();
+  return pending.some((l) => l.name === ownerLock(db));
 }
 
 /** Resolves when a page is gone: it holds a lock as long as it lives. */

@@ -1,4 +1,4 @@
-import { OpenError } from "../errors.js";
+import { ClosedError, OpenError } from "../errors.js";
 import type { BrokerMessage, RoomMessage, WorkerMessage, WorkerReply } from "../owner/meeting.js";
 import { roomChannel, roomName, tabLock } from "../owner/meeting.js";
 import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi } from "../rpc.js";
@@ -6,6 +6,9 @@ import { ChannelClosedError, Peer, portChannel } from "../rpc.js";
 
 /** How long an owner may take to greet before another way to it is tried. Milliseconds. */
 const GREETING = 3_000;
+
+/** How long a page is hidden before it lets another one have the database. Milliseconds. */
+const HIDDEN_FOR = 60_000;
 
 export interface LinkOptions {
   readonly db: string;
@@ -35,7 +38,9 @@ export class Link {
   private readonly room: BroadcastChannel;
   private readonly worker: Worker;
   private readonly broker: SharedWorker | null;
-  private readonly direct: MessagePort;
+  /** The way to this page's own worker, while it is the owner. */
+  private direct: MessagePort | null = null;
+  private hiding: ReturnType<typeof setTimeout> | undefined;
   private readonly leaving = new AbortController();
   private owner = "";
   private peer: OwnerPeer | null = null;
@@ -54,18 +59,15 @@ export class Link {
     void navigator.locks.request(tabLock(options.db, this.tab), () => new Promise<void>((resolve) => this.leaving.signal.addEventListener("abort", () => resolve())));
     this.room = new BroadcastChannel(roomName(options.db));
     this.room.addEventListener("message", (e: MessageEvent<RoomMessage>) => {
-      if (e.data.type === "owner") this.announced(e.data.owner);
+      if (e.data.type === "owner" && e.data.owner !== this.me) this.announced(e.data.owner);
     });
     this.broker = options.startBroker?.() ?? null;
-    const { port1, port2 } = new MessageChannel();
-    this.direct = port1;
     this.worker = options.startWorker();
     this.worker.onmessage = (e: MessageEvent<WorkerReply>) => this.fromWorker(e.data);
     this.worker.onerror = (e) => this.fail(`the worker did not start${e.message === undefined ? "" : ": " + e.message} (is its file served, and allowed by the page's content security policy?)`);
-    const start: WorkerMessage = {
-      type: "start", db: options.db, tab: this.tab, worker: this.me, port: port2, ...(options.wasmUrl === undefined ? {} : { wasm: options.wasmUrl }),
-    };
-    this.worker.postMessage(start, [port2]);
+    const start: WorkerMessage = { type: "start", db: options.db, worker: this.me, ...(options.wasmUrl === undefined ? {} : { wasm: options.wasmUrl }) };
+    this.worker.postMessage(start);
+    document.addEventListener("visibilitychange", this.hidden);
     this.room.postMessage({ type: "who" } satisfies RoomMessage);
   }
 
@@ -97,26 +99,36 @@ export class Link {
   /** Leaves; waits until this page's worker has closed the database, if it has it. */
   async close(): Promise<void> {
     if (this.leaving.signal.aborted) return;
+    this.failure = new ClosedError();
     this.drop();
-    this.fail("the database is closed");
+    this.giveUp(this.failure);
     const stopped = new Promise<void>((resolve) => (this.stopped = resolve));
     this.worker.postMessage({ type: "stop" } satisfies WorkerMessage);
     await stopped;
+    document.removeEventListener("visibilitychange", this.hidden);
+    clearTimeout(this.hiding);
     this.leaving.abort();
     this.room.close();
     this.broker?.port.close();
     this.worker.terminate();
   }
 
+  /** A hidden page may be slowed down: after a while another one is to have the database. */
+  private readonly hidden = (): void => {
+    clearTimeout(this.hiding);
+    if (document.hidden) this.hiding = setTimeout(() => this.worker.postMessage({ type: "yield" } satisfies WorkerMessage), HIDDEN_FOR);
+  };
+
   private fromWorker(m: WorkerReply): void {
     switch (m.type) {
       case "owner": {
-        this.isOwner = true;
+        this.direct = m.port;
         if (this.broker !== null) {
           const { port1, port2 } = new MessageChannel();
           this.worker.postMessage({ type: "broker", port: port1 } satisfies WorkerMessage, [port1]);
           this.broker.port.postMessage({ type: "owner", db: this.options.db, owner: this.me } satisfies BrokerMessage, [port2]);
         }
+        this.owner = ""; // also if it was the last owner before
         return this.announced(this.me);
       }
       case "failed":
@@ -128,8 +140,12 @@ export class Link {
 
   private fail(message: string): void {
     this.failure ??= new OpenError(`the local database ${this.options.db} cannot be used: ${message}`);
+    this.giveUp(this.failure);
+  }
+
+  private giveUp(error: Error): void {
     this.ready.promise.catch(() => {}); // whoever waits gets it
-    this.ready.reject(this.failure);
+    this.ready.reject(error);
   }
 
   /** Leaves the owner that was; calls under way end. */
@@ -140,8 +156,9 @@ export class Link {
   }
 
   private announced(owner: string): void {
-    if (this.leaving.signal.aborted || this.owner === owner) return;
+    if (this.failure !== null || this.owner === owner) return;
     this.owner = owner;
+    this.isOwner = owner === this.me;
     this.drop();
     void this.reach(owner);
   }
@@ -149,7 +166,7 @@ export class Link {
   /** Tries the ways to an owner until it greets, or is no longer the owner. */
   private async reach(owner: string): Promise<void> {
     let brokered = this.broker !== null;
-    while (this.owner === owner && !this.leaving.signal.aborted) {
+    while (this.owner === owner && this.failure === null) {
       const peer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent));
       try {
         const greeting = this.handlers.greet(peer);
@@ -167,7 +184,7 @@ export class Link {
   }
 
   private way(owner: string, brokered: boolean): Channel {
-    if (owner === this.me) return portChannel(this.direct);
+    if (owner === this.me && this.direct !== null) return portChannel(this.direct);
     if (brokered && this.broker !== null) {
       const { port1, port2 } = new MessageChannel();
       this.broker.port.postMessage({ type: "reach", db: this.options.db, owner, tab: this.tab } satisfies BrokerMessage, [port2]);

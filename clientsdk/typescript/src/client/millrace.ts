@@ -1,5 +1,6 @@
 import type { ConnectOptions } from "../engine/engine.js";
-import { ClosedError, TransactionLostError } from "../errors.js";
+import { ClosedError, OpenError, TransactionLostError } from "../errors.js";
+import { folder, ownerLock } from "../owner/meeting.js";
 import { ChannelClosedError } from "../rpc.js";
 import type { Schema, Tables } from "../schema.js";
 import { checkSchema } from "../schema.js";
@@ -383,10 +384,33 @@ export class Millrace<T extends Tables = Tables> {
     return this.link.call("diagnostics", [], true);
   }
 
+  /**
+   * Asks the browser not to delete the database when storage runs low; true if
+   * it agrees. Some browsers ask the user.
+   */
+  async persist(): Promise<boolean> {
+    return navigator.storage.persist();
+  }
+
   /** Closes this page's part. Another page's worker takes the database over, if there is one. */
   async close(): Promise<void> {
     this.closed = true;
     await this.link.close();
+  }
+
+  /**
+   * Deletes the database of a name with everything in it, also what was not
+   * uploaded. For one that cannot be opened any more; fails while a page has it
+   * open.
+   */
+  static async delete(name: string): Promise<void> {
+    await navigator.locks.request(ownerLock(name), { ifAvailable: true }, async (lock) => {
+      if (lock === null) throw new OpenError(`the local database ${name} is open in a page: close it first`);
+      const root = await navigator.storage.getDirectory();
+      await root.removeEntry(folder(name), { recursive: true }).catch((e: unknown) => {
+        if (!(e instanceof DOMException && e.name === "NotFoundError")) throw e;
+      });
+    });
   }
 
   private check(): void {

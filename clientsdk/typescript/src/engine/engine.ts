@@ -3,7 +3,7 @@ import { newDownlink, stepDownlink } from "../machine/downlink.js";
 import type { UpAction, UpEvent, Uplink } from "../machine/uplink.js";
 import { newUplink, stepUplink } from "../machine/uplink.js";
 import { decodeLine } from "../protocol/decode.js";
-import type { StreamSelection } from "../protocol/frames.js";
+import type { OpenRequest, StreamSelection } from "../protocol/frames.js";
 import { ackFrame, streamsFrame, tokenFrame } from "../protocol/frames.js";
 import type { SyncStatus } from "../status.js";
 import { gateState, setTarget } from "../store/gate.js";
@@ -15,7 +15,7 @@ import { expireStreams, streamSelection } from "../store/streams.js";
 import { Applier, failure } from "./applier.js";
 import type { Credentials } from "./credentials.js";
 import { CredentialsCache } from "./credentials.js";
-import { SyncStream } from "./stream.js";
+import { DEFAULT_SILENCE, SyncStream } from "./stream.js";
 import type { Turn } from "./turn.js";
 import { pause } from "./turn.js";
 
@@ -169,7 +169,12 @@ export class Engine {
 
   private async inTurn(fn: () => void): Promise<void> {
     await this.host.turn.run(() => {
-      if (!this.stopped) fn();
+      if (this.stopped) return;
+      try {
+        fn();
+      } catch (e) {
+        this.step(failure(this.down.attempt, e));
+      }
     });
     this.report();
   }
@@ -308,18 +313,23 @@ export class Engine {
   private openStream(attempt: number, streamsVersion: number): DownEvent | null {
     const creds = this.creds.cached;
     if (creds === null) return failure(attempt, new Error("there are no credentials"));
+    let request: OpenRequest;
     try {
-      const request = {
+      request = {
         buckets: positions(this.host.store), clientId: this.host.store.clientId, streams: this.selection(), streamsVersion,
         parameters: this.options.parameters === undefined ? null : JSON.stringify(this.options.parameters), appMetadata: this.options.appMetadata ?? {},
       };
-      const stream: SyncStream = new SyncStream(creds.endpoint, creds.token, request, this.options.silence ?? 50_000, {
+    } catch (e) {
+      return failure(attempt, e);
+    }
+    try {
+      const stream: SyncStream = new SyncStream(creds.endpoint, creds.token, request, this.options.silence ?? DEFAULT_SILENCE, {
         frame: (lines, bytes) => this.post(...lines.map((text): Job => ({ type: "line", attempt, text })), { type: "consumed", stream, bytes }),
         ended: (reason, error) => this.postDown({ type: "Ended", attempt, reason, error }),
       });
       this.stream = stream;
     } catch (e) {
-      return failure(attempt, e);
+      return { type: "Ended", attempt, reason: "protocol", error: new Error("open the sync WebSocket: " + message(e)) };
     }
     return null;
   }

@@ -5,19 +5,16 @@
  */
 export class Turn {
   private tail: Promise<void> = Promise.resolve();
-  private free = true;
 
   /** Waits for the turn; the function given ends it, once. */
   acquire(): Promise<() => void> {
     let end: () => void = () => {};
     const ended = new Promise<void>((resolve) => (end = resolve));
     const mine = this.tail.then(() => {
-      this.free = false;
       let done = false;
       return () => {
         if (done) return;
         done = true;
-        this.free = true;
         end();
       };
     });
@@ -33,11 +30,6 @@ export class Turn {
     } finally {
       end();
     }
-  }
-
-  /** True if somebody has the turn. */
-  get taken(): boolean {
-    return !this.free;
   }
 }
 

@@ -8,11 +8,13 @@ import type { Channel } from "../rpc.js";
 export const ownerLock = (db: string): string => `millrace:${db}`;
 /** Held by a page as long as it lives. */
 export const tabLock = (db: string, tab: string): string => `millrace:${db}:tab:${tab}`;
+/** The folder of a database's files. */
+export const folder = (db: string): string => `millrace-${encodeURIComponent(db)}`;
 /** Where owners announce themselves, and where messages go that have no other way. */
 export const roomName = (db: string): string => `millrace:${db}`;
 
 export type RoomMessage =
-  /** A worker has opened the database. `failed`: it could not, and says why. */
+  /** A worker has opened the database. */
   | { readonly type: "owner"; readonly owner: string }
   /** Who owns the database? */
   | { readonly type: "who" }
@@ -22,14 +24,17 @@ export type RoomMessage =
 
 /** What a page tells its own worker. */
 export type WorkerMessage =
-  | { readonly type: "start"; readonly db: string; readonly tab: string; readonly worker: string; readonly wasm?: string; readonly port: MessagePort }
+  | { readonly type: "start"; readonly db: string; readonly worker: string; readonly wasm?: string }
   /** A way to the broker, from where ports of other pages come. */
   | { readonly type: "broker"; readonly port: MessagePort }
+  /** The page has been hidden for a while: let another page have the database, if one waits. */
+  | { readonly type: "yield" }
   | { readonly type: "stop" };
 
 /** What a worker tells its page. */
 export type WorkerReply =
-  | { readonly type: "owner" }
+  /** It has the database; the page talks to it over this port. */
+  | { readonly type: "owner"; readonly port: MessagePort }
   | { readonly type: "failed"; readonly message: string }
   | { readonly type: "stopped" };
 

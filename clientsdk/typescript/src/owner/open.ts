@@ -1,5 +1,6 @@
 import type { Sqlite3Static } from "@sqlite.org/sqlite-wasm";
 import { Connection } from "../sqlite/connection.js";
+import { folder } from "./meeting.js";
 
 /**
  * Statements every connection begins with. Exclusive locking comes first: WAL
@@ -23,6 +24,8 @@ const RETRY_EVERY = 50;
 
 export interface Opened {
   readonly db: Connection;
+  /** Gives the files up, once the connection is closed. */
+  readonly release: () => void;
   /** False: in memory. */
   readonly persistent: boolean;
   /** Why not, for the console. */
@@ -41,25 +44,24 @@ export async function openDatabase(sqlite3: Sqlite3Static, name: string): Promis
     const db = new pool.OpfsSAHPoolDb("/millrace.sqlite3");
     const connection = new Connection(sqlite3, db.pointer as number);
     connection.exec(SETUP);
-    return { db: connection, persistent: true };
+    return { db: connection, persistent: true, release: () => pool.pauseVfs() };
   } catch (reason) {
     if (await exists(name)) throw reason; // there is data: hiding it behind an empty database would look like its loss
     const db = new sqlite3.oo1.DB(":memory:", "c");
     const connection = new Connection(sqlite3, db.pointer as number);
     connection.exec(`PRAGMA temp_store = memory`);
-    return { db: connection, persistent: false, reason };
+    return { db: connection, persistent: false, reason, release: () => {} };
   }
 }
-
-/** The folder of a database's files. */
-const folder = (name: string): string => `millrace-${encodeURIComponent(name)}`;
 
 async function installPool(sqlite3: Sqlite3Static, name: string): Promise<Awaited<ReturnType<Sqlite3Static["installOpfsSAHPoolVfs"]>>> {
   const until = Date.now() + HANDLES_FREED_WITHIN;
   for (;;) {
     try {
       const options = { name: "opfs-millrace", directory: folder(name), initialCapacity: 6, preserveOnInitFailure: true, forceReinitIfPreviouslyFailed: true };
-      return await sqlite3.installOpfsSAHPoolVfs(options);
+      const pool = await sqlite3.installOpfsSAHPoolVfs(options);
+      if (pool.isPaused()) await pool.unpauseVfs(); // this worker has owned the database before
+      return pool;
     } catch (e) {
       const held = e instanceof Error && (e.name === "NoModificationAllowedError" || e.name === "InvalidStateError");
       if (!held || Date.now() > until) throw e;

@@ -81,14 +81,14 @@ export class Owner {
   private leave(client: Client): void {
     if (!this.clients.delete(client)) return;
     client.peer.close();
-    this.endTransaction(client, null);
+    this.endTransaction(client, "undo");
     for (const key of client.streams.values()) void this.turn.run(() => this.release(key));
     if (client.connects && ![...this.clients].some((c) => c.connects)) void this.stopEngine(this.wanted);
   }
 
   async close(): Promise<void> {
     this.closed = true;
-    await this.stopEngine(false);
+    await this.stopEngine(this.wanted); // the next owner goes on
     for (const c of [...this.clients]) this.leave(c);
     await this.turn.run(() => this.store.close());
   }
@@ -118,16 +118,18 @@ export class Owner {
       statement: (_, tx, sql, params) => this.statement(client, tx, sql, params),
       commit: (_, tx, key) => {
         this.transaction(client, tx);
-        noteDone(store, key, 0);
         try {
+          noteDone(store, key, 0);
           store.commit();
-        } finally {
-          this.endTransaction(client, "done");
+        } catch (e) {
+          this.endTransaction(client, "undo");
+          throw e;
         }
+        this.endTransaction(client, "committed");
       },
       rollback: (_, tx) => {
         this.transaction(client, tx);
-        this.endTransaction(client, null);
+        this.endTransaction(client, "undo");
       },
       wasDone: (_, key) => turn.run(() => doneChanges(store, key) !== null),
       tablesOf: (_, sql) => turn.run(() => tablesOf(store, sql)),
@@ -201,7 +203,7 @@ export class Owner {
   }
 
   private idleTimer(client: Client): ReturnType<typeof setTimeout> {
-    return setTimeout(() => this.endTransaction(client, null), TRANSACTION_IDLE);
+    return setTimeout(() => this.endTransaction(client, "undo"), TRANSACTION_IDLE);
   }
 
   private transaction(client: Client, id: number): Transaction {
@@ -219,17 +221,17 @@ export class Owner {
     try {
       return this.store.db.query(sql, params, false, MAX_ROWS);
     } catch (e) {
-      if (this.store.db.autocommit) this.endTransaction(client, null); // SQLite has rolled back by itself
+      if (this.store.db.autocommit) this.endTransaction(client, "undo"); // SQLite has rolled back by itself
       throw e;
     }
   }
 
-  private endTransaction(client: Client, how: "done" | null): void {
+  private endTransaction(client: Client, how: "committed" | "undo"): void {
     const t = client.transaction;
     if (t === null) return;
     client.transaction = null;
     clearTimeout(t.idle);
-    if (how === null) this.store.rollback();
+    if (how === "undo") this.store.rollback();
     t.end();
   }
 

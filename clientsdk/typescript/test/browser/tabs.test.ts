@@ -92,7 +92,63 @@ describe.each([{ way: "the broker", query: {} as Record<string, string> }, { way
   });
 });
 
+describe("an owner that is still there", () => {
+  it.each(["closes its database", "gives way because it is hidden"])("%s: the other page takes over, and the connection goes on (T5)", async (how) => {
+    const user = "polite-" + how.split(" ")[0];
+    const owner = await h.page({ db: user, user });
+    const other = await h.page({ db: user, user });
+    await eventually(other, atRest);
+    await other.evaluate(writeLoop("w"));
+    await eventually(other, "acknowledged.length > 10");
+    const yields = how.startsWith("gives");
+    await owner.evaluate(yields ? "workers[0].postMessage({ type: 'yield' })" : "db.close()");
+    await eventually(other, "db.isOwner");
+    await eventually(other, "acknowledged.length > 40");
+    await other.evaluate("window.stopWriting = true");
+    await eventually(other, atRest);
+    expect(await other.evaluate("failed")).toEqual([]);
+    const n = await other.evaluate<number>("db.get('SELECT count(*) AS n FROM todos').then((r) => r.n)");
+    expect(n).toBe(await other.evaluate("acknowledged.length"));
+    await h.commit({ do: "put", definition: "mine", key: user, table: "todos", id: "s", data: todo("s", "from the server") });
+    await eventually(other, "db.getAll('SELECT * FROM todos').then((r) => r.some((x) => x.title === 'from the server'))");
+    if (yields) {
+      // It goes on as any other page, and has the database again when the other goes.
+      expect(await owner.evaluate("db.get('SELECT count(*) AS n FROM todos').then((r) => r.n)")).toBe(n + 1);
+      expect(await owner.evaluate("db.isOwner")).toBe(false);
+      await other.close();
+      await eventually(owner, "db.isOwner");
+      await add(owner, "back", "owner again");
+      await eventually(owner, atRest);
+      expect((await h.uploaded()).rows[user + " todos back"]).toEqual({ id: "back", title: "owner again", done: 0 });
+    } else {
+      await expect(owner.evaluate("db.getAll('SELECT 1')")).rejects.toThrow("MillraceClosedError");
+      await other.close();
+    }
+    await owner.close();
+  });
+
+  it("keeps the database to itself if nobody waits for it", async () => {
+    const page = await h.page({ db: "alone", user: "alone" });
+    await page.evaluate("workers[0].postMessage({ type: 'yield' })");
+    await add(page, "a", "still here");
+    expect(await page.evaluate("db.isOwner")).toBe(true);
+    expect(await titles(page)).toEqual(["still here"]);
+    await page.close();
+  });
+});
+
 describe("files", () => {
+  it("can be deleted once no page has them open", async () => {
+    const page = await h.page({ db: "gone", user: "gone", connect: "no" });
+    await add(page, "a", "deleted");
+    await expect(page.evaluate("Millrace.delete('gone')")).rejects.toThrow("MillraceOpenError");
+    await page.evaluate("db.close().then(() => Millrace.delete('gone')).then(() => Millrace.delete('never was'))");
+    await page.close();
+    const again = await h.page({ db: "gone", user: "gone", connect: "no" });
+    expect(await titles(again)).toEqual([]);
+    await again.close();
+  });
+
   it("are there after every page was closed, and a third page opens them (T8)", async () => {
     const first = await h.page({ db: "t8", user: "t8", connect: "no" });
     await add(first, "a", "kept");
