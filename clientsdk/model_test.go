@@ -61,8 +61,8 @@ type model struct {
 // TestModel checks S1 to S9 of SPEC.md on generated histories.
 func TestModel(t *testing.T) {
 	n := modelHistories
-	if testing.Short() {
-		n = 200
+	if testing.Short() || raceDetector {
+		n = modelHistories / 20 // make test runs them all without the detector
 	}
 	for name, value := range map[string]int{"rapid.checks": n, "rapid.steps": modelSteps} {
 		f := flag.Lookup(name)
