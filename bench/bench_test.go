@@ -50,6 +50,27 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestClientReport(t *testing.T) {
+	many := make([]time.Duration, 100)
+	for i := range many {
+		many[i] = time.Duration(i+1) * time.Millisecond
+	}
+	r := &report{settings: settings{rows: 1000, runs: 1, only: "clients"}, clients: clientFigures{
+		latencies: map[int][]time.Duration{1: many, 50: many}, fanOut: many[:3], fanned: 7,
+		raw: []catchUp{{ops: 500, bytes: 2_000_000, elapsed: time.Second}}, sdk: []catchUp{{ops: 500, elapsed: 2 * time.Second}},
+		idle: 2000, idleBytes: 20 << 10, base: 30 << 20}}
+	text := r.markdown()
+	for _, want := range []string{"-only clients", "| 1 clients, 100 commits | 51.0 | 100.0 | 100.0 |", "| 50 clients, 2 commits |", "| last of 7 clients, 3 commits | 2.0 | | 3.0 |",
+		"| reads only | 500 | 2 |", "| Go SDK, into SQLite | 250 | |", "2000 idle connections: 20.0 KiB"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report does not say %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "discarding reader") {
+		t.Errorf("the report speaks of what was not measured:\n%s", text)
+	}
+}
+
 func TestDiscardingReader(t *testing.T) {
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {

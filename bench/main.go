@@ -1,6 +1,7 @@
 // Command bench measures the pipeline from a source's slot to a durable
 // checkpoint beside a reader that discards what it gets, in one run on the same
-// machine, so that ratios mean something where absolute figures do not.
+// machine, so that ratios mean something where absolute figures do not. Then it
+// measures the way on to clients: latency, fan-out, catch-up, memory.
 //
 //	go run ./bench                     # everything, three times
 //	go run ./bench -rows 50000 -runs 1 # quick
@@ -21,13 +22,16 @@ import (
 )
 
 type settings struct {
-	rows    int    // per measurement with 100-row transactions
-	oneRows int    // per measurement with one-row transactions
-	copied  int    // rows of the initial copy
-	runs    int    // repetitions; medians are reported
-	binary  string // millrace; built if empty
-	pgBin   string
-	out     string
+	rows     int    // per measurement with 100-row transactions
+	oneRows  int    // per measurement with one-row transactions
+	copied   int    // rows of the initial copy
+	caughtUp int    // rows a fresh client catches up with
+	idle     int    // idle connections
+	only     string // "clients" leaves out the pipeline
+	runs     int    // repetitions; medians are reported
+	binary   string // millrace; built if empty
+	pgBin    string
+	out      string
 }
 
 func main() {
@@ -35,13 +39,16 @@ func main() {
 	flag.IntVar(&s.rows, "rows", 300_000, "rows of each measurement with 100-row transactions")
 	flag.IntVar(&s.oneRows, "one-rows", 100_000, "rows of each measurement with one-row transactions")
 	flag.IntVar(&s.copied, "copied", 300_000, "rows of the initial copy")
+	flag.IntVar(&s.caughtUp, "caught-up", 100_000, "rows that fresh clients catch up with")
+	flag.IntVar(&s.idle, "idle", 2000, "idle connections")
+	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy")
 	flag.IntVar(&s.runs, "runs", 3, "repetitions of each measurement")
 	flag.StringVar(&s.binary, "binary", "", "the millrace binary; built if empty")
 	flag.StringVar(&s.pgBin, "pg-bin", "", "folder of PostgreSQL's binaries; found if empty")
 	flag.StringVar(&s.out, "out", "", "also write the report to this file")
 	flag.Parse()
-	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 {
-		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows and one run are needed, and no other arguments are taken")
+	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.only != "" && s.only != "clients" {
+		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 100 idle connections and one run are needed; -only takes clients; no other arguments are taken")
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -80,6 +87,28 @@ func bench(ctx context.Context, s settings) (err error) {
 	if err := b.copyTable(ctx, r); err != nil {
 		return fmt.Errorf("initial copy: %w", err)
 	}
+	if s.only == "" {
+		if err := b.measurePipeline(ctx, r); err != nil {
+			return err
+		}
+	}
+	if err := b.clients(ctx, r); err != nil {
+		return fmt.Errorf("clients: %w", err)
+	}
+	text := r.markdown()
+	fmt.Print(text)
+	if s.out != "" {
+		if err := os.MkdirAll(filepath.Dir(s.out), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(s.out, []byte(text), 0o644)
+	}
+	return nil
+}
+
+// measurePipeline is the way from the slot to a durable checkpoint.
+func (b *bed) measurePipeline(ctx context.Context, r *report) error {
+	s := b.settings
 	for _, size := range []int{100, 1} {
 		rows := s.rows
 		if size == 1 {
@@ -94,14 +123,6 @@ func bench(ctx context.Context, s settings) (err error) {
 	}
 	if err := b.latency(ctx, r); err != nil {
 		return fmt.Errorf("latency: %w", err)
-	}
-	text := r.markdown()
-	fmt.Print(text)
-	if s.out != "" {
-		if err := os.MkdirAll(filepath.Dir(s.out), 0o755); err != nil {
-			return err
-		}
-		return os.WriteFile(s.out, []byte(text), 0o644)
 	}
 	return nil
 }

@@ -43,13 +43,18 @@ func cpu(pids ...int) usage {
 }
 
 // peakMemory is the most resident memory a process has had, in bytes.
-func peakMemory(pid int) int64 {
+func peakMemory(pid int) int64 { return memory(pid, "VmHWM:") }
+
+// residentMemory is what it has now.
+func residentMemory(pid int) int64 { return memory(pid, "VmRSS:") }
+
+func memory(pid int, field string) int64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
 	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, field); ok {
 			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
 			if err == nil {
 				return kb << 10

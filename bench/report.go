@@ -18,6 +18,7 @@ type report struct {
 	pairs []pair
 	// latencies are from COMMIT on the source to a visible checkpoint, idle.
 	latencies []time.Duration
+	clients   clientFigures
 }
 
 // pair is one run: both readers had the same rows.
@@ -49,8 +50,36 @@ func (r *report) markdown() string {
 	p("* %s, commit %s", r.started.UTC().Format("2006-01-02 15:04 UTC"), r.commit)
 	p("* %s", r.machine)
 	p("* PostgreSQL %s, source and sidecar on the same machine, sidecar with fsync; %s", r.postgres, r.goVersion)
-	p("* `go run ./bench -rows %d -one-rows %d -copied %d -runs %d`; median (least–greatest) of %d", s.rows, s.oneRows, s.copied, s.runs, s.runs)
+	p("* `%s`; median (least–greatest) of %d", s.command(), s.runs)
 	p("")
+	if len(r.pairs) > 0 {
+		r.pipeline(p)
+	}
+	p("Initial copy of %d rows: %.0f rows/s (%.2f s; %.2f s from the start of the process to the checkpoint with all rows), "+
+		"%.1f µs of CPU per row in millrace and %.1f in the sidecar, peak memory %d MiB.",
+		r.copy.rows, r.copy.rate(), r.copy.elapsed.Seconds(), r.start.Seconds(),
+		r.copy.perRow(r.copy.ours), r.copy.perRow(r.copy.sidecar), r.copy.memory>>20)
+	if n := len(r.latencies); n > 0 {
+		l := slices.Sorted(slices.Values(r.latencies))
+		p("")
+		p("From COMMIT on the source to a checkpoint that another connection sees, idle, %d single commits: median %.1f ms, 99th percentile %.1f ms, longest %.1f ms.",
+			n, ms(l[n/2]), ms(l[n*99/100]), ms(l[n-1]))
+	}
+	r.clients.lines(p)
+	return b.String()
+}
+
+// command repeats the run.
+func (s settings) command() string {
+	text := fmt.Sprintf("go run ./bench -rows %d -one-rows %d -copied %d -runs %d -caught-up %d -idle %d", s.rows, s.oneRows, s.copied, s.runs, s.caughtUp, s.idle)
+	if s.only != "" {
+		text += " -only " + s.only
+	}
+	return text
+}
+
+// pipeline writes the comparison with the discarding reader.
+func (r *report) pipeline(p func(string, ...any)) {
 	p("A row has nine columns. The discarding reader takes one message at a time and does nothing with it. Both read")
 	p("the same backlog, one after the other. CPU is user and system time in microseconds per row.")
 	p("")
@@ -82,18 +111,6 @@ func (r *report) markdown() string {
 			spread("%.0f", column(func(x pair) float64 { return float64(x.pipeline.memory) / (1 << 20) })))
 	}
 	p("")
-	p("Initial copy of %d rows: %.0f rows/s (%.2f s; %.2f s from the start of the process to the checkpoint with all rows), "+
-		"%.1f µs of CPU per row in millrace and %.1f in the sidecar, peak memory %d MiB.",
-		r.copy.rows, r.copy.rate(), r.copy.elapsed.Seconds(), r.start.Seconds(),
-		r.copy.perRow(r.copy.ours), r.copy.perRow(r.copy.sidecar), r.copy.memory>>20)
-	if n := len(r.latencies); n > 0 {
-		l := slices.Sorted(slices.Values(r.latencies))
-		ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-		p("")
-		p("From COMMIT on the source to a checkpoint that another connection sees, idle, %d single commits: median %.1f ms, 99th percentile %.1f ms, longest %.1f ms.",
-			n, ms(l[n/2]), ms(l[n*99/100]), ms(l[n-1]))
-	}
-	return b.String()
 }
 
 // column picks a figure from each run with transactions of a size.
