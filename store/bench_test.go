@@ -68,7 +68,17 @@ func (x *world) benchChange(row, bucket int) millrace.Change {
 	key := fmt.Sprintf("%08d-0000-4000-8000-%012d", row, row)
 	data := fmt.Sprintf(`{"id":"%s","list_id":"00000000-0000-0000-0000-%012d","created_at":"2024-04-19 10:22:33.123456Z","completed_at":null,"description":"task number %d %s","completed":%d,"created_by":"%s","priority":%d}`,
 		key, bucket, row, strings.Repeat("x", 48), row&1, key, row%5)
-	return x.upsert(1, key, x.out(1, fmt.Sprintf(`by_list["00000000-0000-0000-0000-%012d"]`, bucket), "todos", key, data))
+	c := x.upsert(1, key, x.out(1, fmt.Sprintf(`by_list["00000000-0000-0000-0000-%012d"]`, bucket), "todos", key, data))
+	c.Scope = x.benchScope()
+	return c
+}
+
+// benchScope is a table that feeds one bucket definition.
+func (x *world) benchScope() *millrace.Scope {
+	if x.oneBucket == nil {
+		x.oneBucket = &millrace.Scope{Table: x.tables[1].ID, Buckets: x.scopes[1].Buckets[1:]}
+	}
+	return x.oneBucket
 }
 
 func (x *world) benchFlush(b *testing.B, changes []millrace.Change) {
@@ -85,10 +95,22 @@ func (x *world) benchBatch(i, shift int) []millrace.Change {
 	return changes
 }
 
-// BenchmarkInsert: rows that are new, in old buckets.
+// BenchmarkInsert: rows that are new, in old buckets, looked for or known to be
+// new.
 func BenchmarkInsert(b *testing.B) {
-	x := newWorld(b, Options{})
-	measure(b, x, func(i int) []millrace.Change { return x.benchBatch(i, 0) }, func(c []millrace.Change) { x.benchFlush(b, c) })
+	for _, isNew := range []bool{false, true} {
+		b.Run(fmt.Sprintf("new=%t", isNew), func(b *testing.B) {
+			x := newWorld(b, Options{})
+			x.benchFlush(b, x.benchBatch(0, 0))
+			measure(b, x, func(i int) []millrace.Change {
+				changes := x.benchBatch(i+1, 0)
+				for j := range changes {
+					changes[j].New = isNew
+				}
+				return changes
+			}, func(c []millrace.Change) { x.benchFlush(b, c) })
+		})
+	}
 }
 
 // BenchmarkUpdate: rows that stay in their bucket, their states cached or not.

@@ -112,6 +112,8 @@ type world struct {
 	set    *millrace.RuleSet
 	scopes [2]*millrace.Scope
 	lsn    millrace.LSN
+
+	oneBucket *millrace.Scope // of benchmarks
 }
 
 var testDefinitions = []millrace.Definition{
