@@ -10,6 +10,7 @@
 //
 //	E2E_SEEDS=20        seeds of the kill -9 runs
 //	E2E_SEED=1          first seed
+//	E2E_COPY_SEEDS=2    seeds of kill -9 during the initial copy
 //	E2E_BIG_ROWS=200000 rows of the large transactions
 //	E2E_LOAD=2s         length of the load of each seed
 //	E2E_BINARY=PATH     use this binary instead of building one
