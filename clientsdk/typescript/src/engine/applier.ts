@@ -48,15 +48,25 @@ export class Applier {
     this.ops = this.chars = 0;
   }
 
-  /** Stages what was collected. null means success. */
+  /** Stages what was collected. null means success. Of a bucket that is found wrong nothing is staged, of the others everything. */
   flush(attempt: number): DownEvent | null {
-    if (this.batch.length === 0) return null;
+    const bad: BadBucketError[] = [];
+    let lines = this.batch;
     try {
-      stage(this.store, this.batch, this.verify);
-      this.progress = { ...this.progress, downloaded: this.progress.downloaded + this.ops };
-      return null;
-    } catch (e) {
-      return failure(attempt, e);
+      while (lines.length > 0) {
+        try {
+          stage(this.store, lines, this.verify);
+          break;
+        } catch (e) {
+          if (!(e instanceof BadBucketError)) return failure(attempt, e);
+          bad.push(e);
+          lines = lines.filter((l) => l.bucket !== e.bucket);
+        }
+      }
+      const ops = lines.reduce((n, l) => n + l.ops.length, 0);
+      this.progress = { ...this.progress, downloaded: this.progress.downloaded + ops };
+      const [first] = bad;
+      return first === undefined ? null : { type: "Corrupt", attempt, buckets: bad.map((e) => e.bucket), error: first };
     } finally {
       this.discard();
     }
@@ -94,7 +104,6 @@ export class Applier {
 
 /** An error of the storage as an event. */
 export function failure(attempt: number, e: unknown): DownEvent {
-  if (e instanceof BadBucketError) return { type: "Corrupt", attempt, buckets: [e.bucket], error: e };
   const cause = e instanceof Error ? e : new Error(String(e));
   return { type: "StorageFailed", attempt, error: new Error("local database: " + cause.message, { cause }) };
 }
