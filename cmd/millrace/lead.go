@@ -41,7 +41,6 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 		PieceBytes:        int(cfg.Decoder.BatchMaxBytes),
 		Logger:            log,
 	}
-	tuneCollector()
 	failures := failureLog{log: log, now: time.Now}
 	wait := firstWait
 	for {
