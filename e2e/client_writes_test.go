@@ -172,7 +172,7 @@ func (w *writer) watch(stop <-chan struct{}) {
 		select {
 		case <-stop:
 			return
-		case <-time.After(20 * time.Millisecond): // leave the processor to others
+		case <-time.After(30 * time.Millisecond): // leave the processor to others
 		}
 	}
 }
