@@ -109,6 +109,9 @@ func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	id := r.URL.Query().Get("user")
 	users, err := s.users(r.Context())
+	if r.Context().Err() != nil {
+		return // nobody waits for an answer
+	}
 	if err != nil {
 		s.log.Warn("read the demo's users", "error", err)
 		head.Set("Retry-After", "2")

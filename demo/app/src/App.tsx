@@ -20,8 +20,8 @@ export function App({ users }: { readonly users: readonly string[] }) {
         </a>
         <nav className="top-links" aria-label="Views">
           <a href="/" aria-current={users.length === 0 ? "page" : undefined}>Both</a>
-          <a href="/?user=alice" aria-current={single && shown[0] === "alice" ? "page" : undefined}>Alice</a>
-          <a href="/?user=bob" aria-current={single && shown[0] === "bob" ? "page" : undefined}>Bob</a>
+          <a className="device-link" href="/?user=alice" aria-current={single && shown[0] === "alice" ? "page" : undefined}>Alice</a>
+          <a className="device-link" href="/?user=bob" aria-current={single && shown[0] === "bob" ? "page" : undefined}>Bob</a>
           <a href="/status">Status</a>
         </nav>
       </header>

@@ -112,7 +112,7 @@ export function Diagnostics({ device, onClose }: { readonly device: Device; read
               </ol>
             </>
           )}
-          <p className="hint">{device.user}’s database is <code>{db.name}</code> in this browser.</p>
+          <p className="hint">In the browser’s console: <code>{`await devices.${device.user}.getAll("SELECT * FROM todos")`}</code></p>
         </div>
       )}
     </section>

@@ -147,7 +147,7 @@ export function ListView({ device, list }: { readonly device: Device; readonly l
           <TodoItem
             key={t.id}
             todo={t}
-            by={t.created_by !== null && t.created_by !== device.user ? device.nameOf(t.created_by) : null}
+            by={t.created_by !== null && t.created_by !== device.user && t.created_by !== list.owner_id ? device.nameOf(t.created_by) : null}
             arrived={arrived.has(t.id)}
             tabStop={t.id === tabStop}
             onFocus={() => setFocused(t.id)}

@@ -54,9 +54,9 @@ export function Footer({ device, status, open, opener, onToggle }: FooterProps) 
           <b>{duration(latency.ms)}</b> {word(latency)}
         </span>
       )}
-      <button ref={opener} type="button" className="quiet drawer-button" aria-expanded={open} onClick={onToggle}>
+      <button ref={opener} type="button" className="quiet drawer-button" aria-expanded={open} aria-label="Under the hood" onClick={onToggle}>
         <IconGauge />
-        Under the hood
+        <span className="drawer-label">Under the hood</span>
       </button>
     </footer>
   );

@@ -6,7 +6,7 @@ import type { Todo } from "./schema";
 
 interface Props {
   readonly todo: Todo;
-  /** Who made it, if somebody else did. */
+  /** Who made it, if neither this user nor the list's owner did. */
   readonly by: string | null;
   readonly arrived: boolean;
   readonly tabStop: boolean;

@@ -104,12 +104,12 @@ export class Device {
         body: JSON.stringify({ client_id: await this.db.clientId(), transactions: [{ id: String(tx.id), ops: tx.ops }] }),
         signal,
       });
+      const { error } = (await res.json().catch(() => ({}))) as Refusal;
       if (res.ok) {
         await tx.complete();
         continue;
       }
       if (res.status === 401) this.session = null;
-      const { error } = (await res.json().catch(() => ({}))) as Refusal;
       const why = error?.description ?? `the backend answered ${res.status}`;
       if (error?.retryable !== false) throw new Error(why);
       await tx.reject(why);
@@ -137,10 +137,16 @@ function rememberedUsers(): readonly User[] {
 }
 
 const devices = new Map<string, Device>();
+/** For the browser's console: `await devices.alice.getAll("SELECT * FROM todos")`. */
+const databases: Record<string, Device["db"]> = {};
+Object.assign(globalThis, { devices: databases });
 
 /** The device of a user, opened once per page. */
 export function device(user: string): Device {
   let d = devices.get(user);
-  if (d === undefined) devices.set(user, (d = new Device(user)));
+  if (d === undefined) {
+    devices.set(user, (d = new Device(user)));
+    databases[user] = d.db;
+  }
   return d;
 }

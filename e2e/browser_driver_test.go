@@ -1,0 +1,316 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace/millrace/demo"
+	"github.com/millrace/millrace/devserver"
+	"github.com/millrace/millrace/internal/pgserver"
+	"github.com/millrace/millrace/internal/pgtest"
+)
+
+// browser is a process that drives Chromium, line by line; see
+// browser/driver.mjs.
+type browser struct {
+	t      testing.TB
+	in     *json.Encoder
+	out    *bufio.Scanner
+	log    *logFile
+	number int
+}
+
+// needBrowser ends the test where there is nothing to test, or nothing to test
+// it with. `make test` sets E2E_BROWSER, and insists.
+func needBrowser(t testing.TB) {
+	t.Helper()
+	var missing string
+	if _, built := demo.App(); !built {
+		missing = "the demo's app is not built: run make app"
+	} else if _, err := exec.LookPath("npm"); err != nil {
+		missing = err.Error()
+	} else if said, err := exec.Command("node", "--input-type=module", "-e",
+		`import { launchOptions } from "./browser/chromium.mjs"; launchOptions();`).CombinedOutput(); err != nil {
+		missing = fmt.Sprintf("%v: %s", err, said)
+	}
+	switch {
+	case missing == "":
+	case os.Getenv("E2E_BROWSER") != "":
+		t.Fatal(missing)
+	default:
+		t.Skip(missing)
+	}
+}
+
+// browserFolder holds driver.mjs with the packages it needs.
+var browserFolder = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(scratch, "browser")
+	if err := os.CopyFS(dir, driverFiles{os.DirFS("browser")}); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	cmd.Dir = dir
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, said)
+	}
+	return dir, nil
+})
+
+// driverFiles leaves out packages that somebody installed in the folder.
+type driverFiles struct{ fs.FS }
+
+func (f driverFiles) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(f.FS, name)
+	return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.IsDir() }), err
+}
+
+func startBrowser(t testing.TB) *browser {
+	t.Helper()
+	dir, err := browserFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("node", filepath.Join(dir, "driver.mjs"), t.TempDir())
+	cmd.SysProcAttr = endWithParent()
+	b := &browser{t: t, log: newLog(t, "browser")}
+	cmd.Stderr = b.log.file
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.in, b.out = json.NewEncoder(in), bufio.NewScanner(out)
+	b.out.Buffer(nil, 64<<20)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stuck := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+		defer stuck.Stop()
+		_ = in.Close() // asks it to end
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the browser's process: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the browser says:\n%s", b.log.tail(80))
+		}
+		_ = b.log.file.Close()
+	})
+	// A browser that hangs ends the test instead of keeping it.
+	limit := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { limit.Stop() })
+	return b
+}
+
+// step is a line to the process.
+type step struct {
+	ID   int    `json:"id"`
+	Do   string `json:"do"`
+	Page string `json:"page,omitempty"`
+	URL  string `json:"url,omitempty"`
+	At   string `json:"at,omitempty"`   // CSS selector
+	Text string `json:"text,omitempty"` // what to type, press, evaluate, or a file
+}
+
+// do has a step done and decodes its answer into value, unless that is nil.
+func (b *browser) do(s step, value any) {
+	b.t.Helper()
+	b.number++
+	s.ID = b.number
+	if err := b.in.Encode(s); err != nil {
+		b.t.Fatalf("%s on %s: %v", s.Do, s.Page, err)
+	}
+	if !b.out.Scan() {
+		b.t.Fatalf("%s on %s: the browser's process ended (%v)", s.Do, s.Page, b.out.Err())
+	}
+	var answer struct {
+		ID    int             `json:"id"`
+		Value json.RawMessage `json:"value"`
+		Error string          `json:"error"`
+	}
+	if err := json.Unmarshal(b.out.Bytes(), &answer); err != nil || answer.ID != s.ID {
+		b.t.Fatalf("%s on %s: answered %s (%v)", s.Do, s.Page, b.out.Bytes(), err)
+	}
+	if answer.Error != "" {
+		b.shoot(s)
+		b.t.Fatalf("%s on %s %s %s: %s", s.Do, s.Page, s.At, s.Text, answer.Error)
+	}
+	if value == nil {
+		return
+	}
+	if err := json.Unmarshal(answer.Value, value); err != nil {
+		b.t.Fatalf("%s on %s: %v in %s", s.Do, s.Page, err, answer.Value)
+	}
+}
+
+// shoot keeps what a page looks like when it fails, if somebody wants to know.
+func (b *browser) shoot(s step) {
+	if dir := os.Getenv("E2E_KEEP_LOGS"); dir != "" && s.Do != "screenshot" && s.Page != "" {
+		b.do(step{Do: "screenshot", Page: s.Page, Text: filepath.Join(dir, strings.ReplaceAll(b.t.Name(), "/", "_")+".png")}, nil)
+	}
+}
+
+// demoPage is `millrace dev` at a fixed address, and a browser that looks at it.
+type demoPage struct {
+	*browser
+	dev          devserver.DevFile
+	dir, address string
+	process      *process
+}
+
+func newDemoPage(t testing.TB) *demoPage {
+	t.Helper()
+	needBrowser(t)
+	d := &demoPage{dir: filepath.Join(openDir(t), "d"), address: freeAddress(t)}
+	t.Cleanup(func() {
+		for _, name := range []string{"source", "sidecar"} {
+			if err := pgserver.StopIn(context.Background(), filepath.Join(d.dir, name)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	d.browser = startBrowser(t)
+	d.start()
+	return d
+}
+
+// start starts the program, again after a kill -9: it finds its servers.
+func (d *demoPage) start() {
+	d.t.Helper()
+	d.process = start(d.t, "dev", "dev", "--data", d.dir, "--listen", d.address)
+	pgtest.Eventually(d.t, 2*startTimeout, func() (err error) {
+		if !d.process.running() {
+			d.t.Fatalf("millrace dev ended with %v:\n%s", d.process.cmd.ProcessState, d.process.log.tail(20))
+		}
+		d.dev, err = devserver.ReadDevFile(d.dir)
+		if err == nil && d.dev.PID != d.process.cmd.Process.Pid {
+			err = fmt.Errorf("dev.json is of process %d", d.dev.PID)
+		}
+		return err
+	})
+}
+
+func (d *demoPage) open(page, path string) {
+	d.t.Helper()
+	d.do(step{Do: "open", Page: page, URL: d.dev.URL + path}, nil)
+}
+
+// pane is a CSS selector of something in a user's pane.
+func pane(user, inside string) string { return fmt.Sprintf(".pane[data-user=%s] %s", user, inside) }
+
+func (d *demoPage) click(page, at string) {
+	d.t.Helper()
+	d.do(step{Do: "click", Page: page, At: at}, nil)
+}
+
+// texts are those of all elements there.
+func (d *demoPage) texts(page, at string) (texts []string) {
+	d.t.Helper()
+	d.do(step{Do: "texts", Page: page, At: at}, &texts)
+	return texts
+}
+
+// press presses a key where the focus is.
+func (d *demoPage) press(page, key string) {
+	d.t.Helper()
+	d.do(step{Do: "press", Page: page, Text: key}, nil)
+}
+
+// add types a to-do into a user's open list.
+func (d *demoPage) add(page, user, title string) {
+	d.t.Helper()
+	field := pane(user, ".add-todo input")
+	d.do(step{Do: "fill", Page: page, At: field, Text: title}, nil)
+	d.do(step{Do: "press", Page: page, At: field, Text: "Enter"}, nil)
+}
+
+// titles are the to-dos that a user's open list shows.
+func (d *demoPage) titles(page, user string) []string {
+	d.t.Helper()
+	return d.texts(page, pane(user, ".todo-title"))
+}
+
+// sees waits until a user's open list shows a to-do, or does not.
+func (d *demoPage) sees(page, user, title string, want bool) {
+	d.t.Helper()
+	pgtest.Eventually(d.t, patience, func() error {
+		if titles := d.titles(page, user); slices.Contains(titles, title) != want {
+			return fmt.Errorf("%s sees %q: %v; shown are %q", user, title, !want, titles)
+		}
+		return nil
+	})
+}
+
+// says waits until an element has a text.
+func (d *demoPage) says(page, at, want string) {
+	d.t.Helper()
+	pgtest.Eventually(d.t, patience, func() error {
+		if got := d.texts(page, at); len(got) != 1 || got[0] != want {
+			return fmt.Errorf("%s says %q, want %q", at, got, want)
+		}
+		return nil
+	})
+}
+
+// patience is for what takes a moment on an idle machine.
+const patience = time.Minute
+
+// shown is what a user's database in the page holds, as the views give it.
+func (d *demoPage) shown(page, user string) rowSet {
+	d.t.Helper()
+	query, err := json.Marshal(shownRows)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var rows []struct{ Key, Data string }
+	d.do(step{Do: "eval", Page: page, Text: fmt.Sprintf("devices.%s.getAll(%s)", user, query)}, &rows)
+	out := rowSet{}
+	for _, r := range rows {
+		out[r.Key] = canonical(r.Data)
+	}
+	return out
+}
+
+// inSync waits until a page's users have what the source gives them, and
+// nothing waits for upload.
+func (d *demoPage) inSync(page string, users ...string) {
+	d.t.Helper()
+	for _, user := range users {
+		pgtest.Eventually(d.t, patience, func() error {
+			want, err := entitledTo(d.t.Context(), d.dev.SourceURI, user)
+			if err != nil {
+				return err
+			}
+			if err := d.shown(page, user).mustEqual(want); err != nil {
+				return fmt.Errorf("%s: %w", user, err)
+			}
+			if n := d.pending(page, user); n != 0 {
+				return fmt.Errorf("%s: %d writes wait for upload", user, n)
+			}
+			return nil
+		})
+	}
+}
+
+// pending is how many written rows wait in a user's database.
+func (d *demoPage) pending(page, user string) (n int) {
+	d.t.Helper()
+	d.do(step{Do: "eval", Page: page, Text: fmt.Sprintf("devices.%s.uploadQueue(100000).then(q => q.length)", user)}, &n)
+	return n
+}
