@@ -9,19 +9,40 @@ TIMEOUT ?= 25m
 PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench check fmt clean
+.PHONY: help build app demo test bench check fmt clean screenshots
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
 	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: see https://go.dev/dl/" >&2; exit 1; }
 
 build: go ## build bin/millrace, one static binary
+	@if .ci/need node optional; then $(MAKE) --no-print-directory app; fi
 	@mkdir -p bin
 	@echo "Building bin/millrace $(VERSION) (the first time takes a minute) ..."
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/millrace ./cmd/millrace
+
+# The app is built from files of its own and the browser SDK, each with the
+# packages that its lock file pins. A stamp is newer than what it was made from.
+SDK := clientsdk/typescript
+APP := demo/app
+
+$(SDK)/node_modules/.package-lock.json $(APP)/node_modules/.package-lock.json: %/node_modules/.package-lock.json: %/package-lock.json
+	@echo "Installing the npm packages of $* ..."
+	@cd $* && npm ci --ignore-scripts --loglevel=error && touch node_modules/.package-lock.json
+
+$(SDK)/dist/index.js: $(SDK)/node_modules/.package-lock.json $(SDK)/package.json $(SDK)/build.mjs $(wildcard $(SDK)/tsconfig*.json) $(shell find $(SDK)/src -name '*.ts')
+	@cd $(SDK) && npm run --silent build >/dev/null && touch dist/index.js
+
+demo/web/app/index.html: $(SDK)/dist/index.js $(APP)/node_modules/.package-lock.json $(APP)/package.json $(APP)/index.html $(APP)/vite.config.ts $(APP)/tsconfig.json $(shell find $(APP)/src -type f)
+	@echo "Building the demo's app ..."
+	@cd $(APP) && npm run --silent build -- --logLevel warn && touch ../web/app/index.html
+
+app: ## build the demo's app in the browser (Node)
+	@.ci/need node
+	@$(MAKE) -s --no-print-directory demo/web/app/index.html
 
 demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 	@.ci/need postgres optional
@@ -31,12 +52,24 @@ demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 test: go ## install what is missing and run every test, with the race detector
 	@.ci/need cc
 	@.ci/need postgres
-	@.ci/need npm
-	$(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
+	@.ci/need node
+	@.ci/need chromium
+	@$(MAKE) --no-print-directory app
+	@if [ -z "$(ARGS)" ]; then $(MAKE) --no-print-directory test-sdk; fi
+	E2E_BROWSER=1 $(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
+	$(GO) test -run '^TestModel$$' ./clientsdk
+
+.PHONY: test-sdk
+test-sdk: $(SDK)/dist/index.js
+	cd $(SDK) && npm test --silent && npm run --silent test:browser
 
 bench: go ## rows per second from the slot to a durable checkpoint, beside a reader that discards
 	@.ci/need postgres
 	$(GO) run ./bench $(ARGS)
+
+screenshots: build ## make docs/images anew
+	@.ci/need chromium
+	@node e2e/browser/screenshots.mjs $(ARGS)
 
 check: go ## formatting and vet
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -47,4 +80,4 @@ fmt: ## format the Go files
 	gofmt -w $$(git ls-files '*.go')
 
 clean: ## remove what was built (not the demo's data in .millrace)
-	rm -rf bin
+	rm -rf bin demo/web/app $(SDK)/dist
