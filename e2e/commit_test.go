@@ -30,7 +30,7 @@ func TestCommitRefused(t *testing.T) {
 		END $$;
 		CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON millrace.checkpoint_log
 			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.refuse()`)
-	s.failUnderLoad(p, 31, 12, func() int64 {
+	s.failUnderLoad(p, 31, 8, func() int64 {
 		return query[int64](t, s.sidecarURI, `SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM public.refused`)
 	}, func() { execSQL(t, s.sidecarURI, `DROP TRIGGER refuse ON millrace.checkpoint_log`) })
 }
@@ -63,7 +63,7 @@ func TestCommitTerminated(t *testing.T) {
 			}
 		}
 	}()
-	s.failUnderLoad(p, 32, 12, killed.Load, func() {
+	s.failUnderLoad(p, 32, 8, killed.Load, func() {
 		close(stop)
 		<-done
 		execSQL(t, s.sidecarURI, `DROP TRIGGER slow ON millrace.checkpoint_log`)
@@ -109,7 +109,7 @@ func TestCommitConnectionCut(t *testing.T) {
 func (s *system) failUnderLoad(p *process, seed uint64, enough int64, failures func() int64, heal func()) {
 	s.t.Helper()
 	l := startLoad(s.sourceURI, 2, seed)
-	pgtest.Eventually(s.t, time.Minute, func() error {
+	pgtest.Eventually(s.t, 2*time.Minute, func() error {
 		if err := l.progress(300); err != nil {
 			return err
 		}
