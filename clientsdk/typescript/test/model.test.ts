@@ -14,14 +14,15 @@ const line: fc.Arbitrary<Action> = fc
     damage: fc.nat(12).map((n) => n === 0), where: fc.nat(10),
   })
   .map((how) => (m) => m.line(how));
+// Few rows, so that histories of one row are long.
 const change = fc.record({
-  bucket, type: fc.constantFrom("a", "b", "hidden"), id: fc.constantFrom("r0", "r1", "r2"), subkey: fc.constantFrom("", "", "k1"), remove: fc.nat(3).map((n) => n === 0),
+  bucket, type: fc.constantFrom("a", "a", "b", "hidden"), id: fc.constantFrom("r0", "r0", "r1", "r2"), subkey: fc.constantFrom("", "", "", "k1"), remove: fc.nat(2).map((n) => n === 0),
 });
 const write = fc.record({ type: fc.constantFrom("a", "b"), id: fc.constantFrom("r0", "r1", "new"), remove: fc.boolean() });
 
 const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 2, arbitrary: fc.array(change, { minLength: 1, maxLength: 6 }).map((c): Action => (m) => m.source(c)) },
-  { weight: 1, arbitrary: fc.tuple(bucket, fc.boolean()).map(([b, clear]): Action => (m) => m.compact(b, clear)) },
+  { weight: 2, arbitrary: fc.tuple(bucket, fc.nat(3).map((n) => n > 0)).map(([b, clear]): Action => (m) => m.compact(b, clear)) },
   { weight: 1, arbitrary: bucket.map((b): Action => (m) => m.grant(b)) },
   { weight: 3, arbitrary: line },
   { weight: 3, arbitrary: fc.array(line, { minLength: 1, maxLength: 8 }).map((lines): Action => (m) => lines.forEach((l) => l(m))) },
@@ -31,6 +32,13 @@ const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 1, arbitrary: fc.nat(3).map((n): Action => (m) => m.upload(n === 0)) },
   { weight: 1, arbitrary: fc.constant<Action>((m) => m.answer()) },
   { weight: 1, arbitrary: fc.constant<Action>((m) => m.replicate()) },
+  {
+    weight: 1,
+    arbitrary: fc.tuple(fc.array(change, { maxLength: 3 }), fc.array(line, { maxLength: 4 })).map(([c, lines]): Action => (m) => m.lateAnswer(() => {
+      m.source(c);
+      lines.forEach((l) => l(m));
+    })),
+  },
   { weight: 1, arbitrary: fc.nat().map((n): Action => (m) => m.rot(n)) },
 );
 

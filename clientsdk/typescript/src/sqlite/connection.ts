@@ -4,7 +4,18 @@
  * ingest's own bind loop. The same class runs in node, in memory, and in the
  * worker that owns the database.
  */
-import type { Sqlite3Static } from "@sqlite.org/sqlite-wasm";
+
+/** The part of the SQLite build that is used. */
+export interface SqliteModule {
+  readonly wasm: {
+    readonly exports: unknown;
+    heap8u(): Uint8Array;
+    alloc(bytes: number): number;
+    dealloc(pointer: number): void;
+    peek32(pointer: number): number;
+    poke32(pointer: number, value: number): unknown;
+  };
+}
 
 /** What a column can hold. Integers beyond 2^53 come as bigint. */
 export type Value = string | number | bigint | null | Uint8Array;
@@ -172,7 +183,7 @@ export class Connection {
   private closed = false;
 
   constructor(
-    private readonly sqlite3: Sqlite3Static,
+    private readonly sqlite3: SqliteModule,
     /** Address of the open sqlite3 object. */
     readonly db: number,
   ) {

@@ -71,7 +71,6 @@ const sameId = (name: string): string => guard(name, "NEW.id IS NOT OLD.id", "th
 function syncedTriggers(name: string, t: Table, n: number): string[] {
   const rows = rowsTable(n);
   const touch = (id: string): string => `INSERT OR IGNORE INTO mr_touched VALUES (${n}, ${id})`;
-  const hide = (id: string): string => `UPDATE ${rows} SET wave = ${HIDDEN} WHERE id = ${id} AND wave <> ${HIDDEN}`;
   const own = (id: string, data: string): string =>
     `INSERT INTO ${rows} (id, bucket, subkey, op_id, wave, checksum, data) VALUES (${id}, 0, '', 0, ${data === "NULL" ? HIDDEN : 0}, 0, ${data})`;
   return [
@@ -82,7 +81,6 @@ function syncedTriggers(name: string, t: Table, n: number): string[] {
       ...enqueue(name, "PUT", "NEW.id", inserted(t)),
       touch("NEW.id"),
       `DELETE FROM ${rows} WHERE id = NEW.id AND bucket = 0`,
-      hide("NEW.id"),
       own("NEW.id", inserted(t)),
     ]),
     trigger(name, "UPDATE", [
@@ -98,7 +96,7 @@ function syncedTriggers(name: string, t: Table, n: number): string[] {
       ...enqueue(name, "DELETE", "OLD.id", "NULL"),
       touch("OLD.id"),
       `DELETE FROM ${rows} WHERE id = OLD.id AND bucket = 0`,
-      hide("OLD.id"),
+      `UPDATE ${rows} SET wave = ${HIDDEN} WHERE id = OLD.id AND wave <> ${HIDDEN}`,
       own("OLD.id", "NULL"),
     ]),
   ];

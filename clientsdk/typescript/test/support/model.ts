@@ -183,6 +183,16 @@ export class Model {
     if (publishPending(this.store)) this.fullyPublished();
   }
 
+  /** Everything comes back down before the answer to the request for a write checkpoint does; something may come in between. */
+  lateAnswer(between: () => void): void {
+    this.upload(false);
+    while (this.server.lag.length > 0) this.server.replicate();
+    this.finish();
+    this.check();
+    between();
+    this.answer();
+  }
+
   /** Rows of type a go to bucket p1, of b to p3a. */
   private backend(op: UploadOp): void {
     const bucket = op.type === "a" ? "p1" : "p3a";
@@ -321,6 +331,10 @@ export class Model {
   /** Compares what readers see with the oracle. */
   check(): void {
     expect(shown(this.store)).toEqual(visibleRows(this.published.values(), this.overlay));
+    for (const [, n] of this.store.rowTypes()) {
+      const versions = `SELECT r.id, b.published >= r.op_id AS p FROM mr_rows_${n} r JOIN mr_buckets b ON b.id = r.bucket GROUP BY r.id, r.bucket, r.subkey, p HAVING count(*) > 1`;
+      expect(this.store.db.all(versions), "one published and one staged version for each key").toEqual([]);
+    }
   }
 
   /** Lets everything come to rest: then the client must equal the server. */
