@@ -224,6 +224,38 @@ func TestRelayHoldsOwnWrites(t *testing.T) {
 	})
 }
 
+// TestRelayWithoutSidecar: a server that cannot give a write checkpoint now says
+// so, and is asked again soon after, not when the wait for an answer ends.
+func TestRelayWithoutSidecar(t *testing.T) {
+	eachTransport(t, func(t *testing.T, o ConnectOptions) {
+		ctx := context.Background()
+		side := relaytest.NewSidecar()
+		srv := relaytest.Serve(t, side, relaytest.Options{Log: slog.New(slog.DiscardHandler)})
+		db := testDB(t, tempFile(t))
+		if err := db.Connect(&relayApp{user: "alice", side: side, url: srv.URL, ttl: time.Hour}, o); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.WaitForFirstSync(ctx); err != nil {
+			t.Fatal(err)
+		}
+		side.Break(errors.New("connection refused"))
+		if _, err := db.Execute(ctx, `INSERT INTO a (id, v) VALUES ('r1', 1)`); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, db, "the complaint", func(s Status) bool {
+			return s.UploadError != nil && strings.Contains(s.UploadError.Error(), "PSYNC_S2003")
+		})
+		side.Break(nil)
+		began := time.Now()
+		waitFor(t, db, "the upload's end", func(s Status) bool { return s.UploadError == nil && !s.Uploading && !s.Held })
+		if took := time.Since(began); took > checkpointTimeout/2 {
+			t.Errorf("it took %v", took)
+		}
+		side.Commit(func(tx *relaytest.Tx) { tx.Put("global", "", "b", "x", `{"v":3}`) })
+		eventually(t, "the gate to open", func() bool { return db.value(t, "b", "x") == 3 && db.value(t, "a", "r1") == 1 })
+	})
+}
+
 // TestRelayRefusesTokens: a foreign token shows the server's own words, and the
 // local database works on.
 func TestRelayRefusesTokens(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,8 +32,14 @@ type openStream struct {
 	outbox  chan protocol.Frame
 
 	mu      sync.Mutex
-	waiting chan int64 // of the request for a write checkpoint under way
-	open    bool       // it can be asked for in-band
+	waiting chan checkpointAnswer // of the request for a write checkpoint under way
+	open    bool                  // it can be asked for in-band
+}
+
+// checkpointAnswer is a write checkpoint, or why there is none.
+type checkpointAnswer struct {
+	id  int64
+	err error
 }
 
 func newOpenStream(e *engine, attempt int, req *transport.Request, want Transport) *openStream {
@@ -93,8 +100,8 @@ func (s *openStream) talk() error {
 	}
 	for {
 		if r, ok := line.(protocol.CheckpointRequestReply); ok {
-			s.answer(r.ID)
-		} else if !s.e.post(machine.Received{Attempt: s.attempt, Line: line}) {
+			s.answer(checkpointAnswer{id: r.ID})
+		} else if s.complain(line); !s.e.post(machine.Received{Attempt: s.attempt, Line: line}) {
 			return s.ctx.Err()
 		}
 		if line, err = st.Next(s.ctx); err != nil {
@@ -141,13 +148,31 @@ func (s *openStream) setOpen(open bool) {
 	}
 }
 
-func (s *openStream) answer(id int64) {
+func (s *openStream) answer(a checkpointAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.waiting != nil {
-		s.waiting <- id // has room for one
+		s.waiting <- a // has room for one
 		close(s.waiting)
 		s.waiting = nil
+	}
+}
+
+// complain takes a complaint that ends no stream and is not about a token for
+// the answer to a request under way. Should it have been about something else,
+// the true answer may still come and must not be taken for that of a later
+// request, so later ones go over HTTP.
+func (s *openStream) complain(line protocol.Line) {
+	e, ok := line.(*protocol.StreamError)
+	if !ok || e.Fatal || strings.HasPrefix(e.Code, "PSYNC_S21") {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting != nil {
+		s.waiting <- checkpointAnswer{err: fmt.Errorf("%s: %s", e.Code, e.Description)} // has room for one
+		close(s.waiting)
+		s.waiting, s.open = nil, false
 	}
 }
 
@@ -161,18 +186,18 @@ func (s *openStream) writeCheckpoint(ctx context.Context) (id int64, ok bool, er
 		s.mu.Unlock()
 		return 0, false, nil
 	}
-	reply := make(chan int64, 1)
+	reply := make(chan checkpointAnswer, 1)
 	s.waiting = reply
 	s.mu.Unlock()
 	s.send(protocol.CheckpointRequestFrame{})
 	late := time.NewTimer(checkpointTimeout)
 	defer late.Stop()
 	select {
-	case id, got := <-reply:
+	case a, got := <-reply:
 		if !got {
 			return 0, true, errStreamEnded
 		}
-		return id, true, nil
+		return a.id, true, a.err
 	case <-late.C: // its answer, should it come, belongs to nobody; HTTP is next
 		return 0, true, fmt.Errorf("no answer within %v", checkpointTimeout)
 	case <-ctx.Done():
