@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/millrace/millrace/internal/pgtest"
@@ -125,9 +124,9 @@ func checkRefused(t testing.TB, d *demoPage, page string) {
 func checkDrawer(t testing.TB, d *demoPage, page string) {
 	d.click(page, pane("alice", ".drawer-button"))
 	pgtest.Eventually(t, patience, func() error {
-		buckets := d.texts(page, pane("alice", ".buckets td:first-child"))
-		if !slices.Contains(buckets, `my_lists|0["`+shared+`"]`) {
-			return fmt.Errorf("buckets %q", buckets)
+		bucket := `#my_lists|0["` + shared + `"]`
+		if rows := d.texts(page, pane("alice", `.buckets tr:has(td[title$='`+bucket+`'])`)); len(rows) != 1 {
+			return fmt.Errorf("bucket %s is shown as %q", bucket, rows)
 		}
 		return nil
 	})

@@ -16,7 +16,7 @@ export default defineConfig({
     dedupe: ["react", "react-dom"],
   },
   worker: { format: "es" },
-  build: { outDir: "../web/app", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0, chunkSizeWarningLimit: 1000 },
+  build: { outDir: "../web/app", emptyOutDir: true, target: "es2022", assetsInlineLimit: 0, chunkSizeWarningLimit: 1000, rolldownOptions: { checks: { pluginTimings: false } } },
   server: {
     fs: { allow: ["../.."] },
     proxy: {

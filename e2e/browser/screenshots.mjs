@@ -38,11 +38,14 @@ try {
   mkdirSync(folder, { recursive: true });
   for (const shot of [
     { name: "demo-light", colorScheme: "light", viewport: { width: 1200, height: 700 } },
-    { name: "demo-dark", colorScheme: "dark", viewport: { width: 1200, height: 700 }, drawer: true },
+    { name: "demo-dark", colorScheme: "dark", viewport: { width: 1160, height: 700 }, drawer: true },
     { name: "demo-phone", colorScheme: "light", viewport: { width: 390, height: 800 }, phone: true },
   ]) {
     const profile = join(scratch, shot.name);
-    const context = await chromium.launchPersistentContext(profile, { ...launchOptions(), ...shot, deviceScaleFactor: 1, hasTouch: shot.phone === true, reducedMotion: "reduce" });
+    const context = await chromium.launchPersistentContext(profile, {
+      ...launchOptions(),
+      colorScheme: shot.colorScheme, viewport: shot.viewport, deviceScaleFactor: 1, hasTouch: shot.phone === true, reducedMotion: "reduce",
+    });
     try {
       await take(context, dev, shot);
     } finally {

@@ -73,7 +73,7 @@ export function Diagnostics({ device, onClose }: { readonly device: Device; read
             <Fact name="This page">{db.isOwner ? "has the database, for all pages of this user" : "uses the database through another page"}</Fact>
             <Fact name="Rows">{Object.entries(facts.rows).map(([type, n]) => `${n.toLocaleString("en")} ${type}`).join(", ") || "none"}</Fact>
             <Fact name="Checkpoint">{`${status.checkpoint} shown, ${facts.complete} stored${status.held ? ", held back until own writes are in it" : ""}`}</Fact>
-            <Fact name="Write checkpoint">{facts.gateTarget === null ? "waiting for one" : `${facts.gateTarget} asked for, ${facts.gateSeen} seen`}</Fact>
+            <Fact name="Write checkpoint">{facts.gateTarget === null ? "waiting for one" : facts.gateTarget <= facts.gateSeen ? `${facts.gateSeen}, seen` : `${facts.gateTarget} asked for, ${facts.gateSeen} seen`}</Fact>
             <Fact name="Device">{facts.clientId}</Fact>
             <Fact name="SQLite">{facts.sqliteVersion}</Fact>
           </dl>
@@ -90,7 +90,7 @@ export function Diagnostics({ device, onClose }: { readonly device: Device; read
               <tbody>
                 {facts.buckets.map((b) => (
                   <tr key={b.name}>
-                    <td title={b.name}>{b.name.replace(/^[^#]*#/, "")}</td>
+                    <td title={b.name}>{short(b.name.replace(/^[^#]*#/, ""))}</td>
                     <td className="n">{b.rows.toLocaleString("en")}</td>
                     <td className="n">{`${b.published}${b.position !== b.published ? ` → ${b.position}` : ""}`}</td>
                     <td className="n">{hex(b.checksum)}</td>
@@ -128,6 +128,8 @@ function Fact({ name, children }: { readonly name: string; readonly children: Re
   );
 }
 
+/** A bucket's name without its middle, if it is long: what differs is at the end. */
+const short = (name: string): string => (name.length <= 38 ? name : `${name.slice(0, 20)}…${name.slice(-16)}`);
 const hex = (n: number): string => (n >>> 0).toString(16).padStart(8, "0");
 
 function size(bytes: number): string {
