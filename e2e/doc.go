@@ -20,4 +20,6 @@
 //	E2E_BINARY=PATH     use this binary instead of building one
 //	E2E_RACE=1          build the binary with the race detector
 //	E2E_KEEP_LOGS=DIR   write every process's log there
+//	E2E_BROWSER=1       fail where the browser tests would be skipped
+//	MILLRACE_CHROMIUM=PATH  use this browser
 package e2e
