@@ -46,7 +46,8 @@ export interface OwnerApi {
   wasDone(key: string): boolean;
   /** Types of rows a query reads. */
   tablesOf(sql: string): readonly string[];
-  connect(options: ConnectOptions): void;
+  /** resume: after a change of owners; a connection that is there already is left alone. */
+  connect(options: ConnectOptions, resume: boolean): void;
   disconnect(): void;
   reconnect(): void;
   clear(keepLocal: boolean): void;
@@ -84,7 +85,8 @@ type Message =
   | { readonly m: "cancel"; readonly id: number }
   | { readonly m: "return"; readonly id: number; readonly value: unknown }
   | { readonly m: "throw"; readonly id: number; readonly error: ErrorData }
-  | { readonly m: "event"; readonly event: unknown };
+  | { readonly m: "event"; readonly event: unknown }
+  | { readonly m: "bye" };
 
 /** How a side answers calls: the signal ends when the caller cancels, or the channel does. */
 export type Handler<A> = { readonly [M in keyof A]: A[M] extends (...args: infer P) => infer R ? (signal: AbortSignal, ...args: P) => R | Promise<R> : never };
@@ -108,6 +110,8 @@ export class Peer<Out extends Methods<Out>, In extends Methods<In>> {
     private readonly channel: Channel,
     private readonly handler: Handler<In>,
     private readonly onEvent: (event: unknown) => void = () => {},
+    /** The other side has closed the channel. One that crashes does not say so. */
+    private readonly onBye: () => void = () => {},
   ) {
     channel.onmessage = (m) => this.receive(m as Message);
   }
@@ -145,9 +149,10 @@ export class Peer<Out extends Methods<Out>, In extends Methods<In>> {
     if (!this.closed) this.channel.post(m);
   }
 
-  /** Ends the channel: calls under way are rejected, those being answered are told. */
+  /** Ends the channel, and tells the other side: calls under way are rejected, those being answered are told. */
   close(): void {
     if (this.closed) return;
+    this.post({ m: "bye" });
     this.closed = true;
     for (const c of this.calls.values()) c.reject(new ChannelClosedError());
     this.calls.clear();
@@ -174,6 +179,10 @@ export class Peer<Out extends Methods<Out>, In extends Methods<In>> {
         return;
       case "event":
         this.onEvent(m.event);
+        return;
+      case "bye":
+        this.close();
+        this.onBye();
     }
   }
 

@@ -5,7 +5,7 @@ import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi } from "../rpc.js"
 import { ChannelClosedError, Peer, portChannel } from "../rpc.js";
 
 /** How long an owner may take to greet before another way to it is tried. Milliseconds. */
-const GREETING = 3_000;
+const GREETING = 5_000;
 
 /** How long a page is hidden before it lets another one have the database. Milliseconds. */
 const HIDDEN_FOR = 60_000;
@@ -155,6 +155,14 @@ export class Link {
     this.peer = null;
   }
 
+  /** The owner has said good-bye; the next one announces itself. */
+  private left(peer: OwnerPeer): void {
+    if (this.peer !== peer) return;
+    this.owner = "";
+    this.isOwner = false;
+    this.drop();
+  }
+
   private announced(owner: string): void {
     if (this.failure !== null || this.owner === owner) return;
     this.owner = owner;
@@ -167,7 +175,7 @@ export class Link {
   private async reach(owner: string): Promise<void> {
     let brokered = this.broker !== null;
     while (this.owner === owner && this.failure === null) {
-      const peer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent));
+      const peer: OwnerPeer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent), () => this.left(peer));
       try {
         const greeting = this.handlers.greet(peer);
         await (owner === this.me ? greeting : within(GREETING, greeting));

@@ -119,10 +119,13 @@ export class Millrace<T extends Tables = Tables> {
 
   /** Tells a new owner what this page has asked of the one before. */
   private async greet(peer: OwnerPeer): Promise<void> {
+    // What this owner has said before it knows what the pages want does not count.
+    const { wanted } = this;
     const { clientId, status } = await peer.call("hello", [this.link.tab, this.schema]);
     this.id = clientId;
     for (const h of this.streams.values()) h.version = await peer.call("subscribe", [h.key, h.priority, h.ttl]);
-    if (this.connector !== null && this.wanted) await peer.call("connect", [this.connectOptions]);
+    if (this.connector !== null && wanted) await peer.call("connect", [this.connectOptions, true]);
+    this.wanted = wanted;
     this.setStatus(status);
     this.changeListeners.tell(null);
   }
@@ -230,14 +233,15 @@ export class Millrace<T extends Tables = Tables> {
   /**
    * Begins to keep the database in sync, until disconnect, over reconnects. It
    * does not wait for the server: see `status`. Called again, it replaces the
-   * connection. All pages of the database share it.
+   * connection. All pages of the database share it; a page that asks for one
+   * that is there already, with the same options, only offers its connector.
    */
   async connect(connector: Connector, options: ConnectOptions = {}): Promise<void> {
     this.check();
     this.connector = connector;
     this.connectOptions = options;
     this.wanted = true;
-    await this.link.call("connect", [options], true);
+    await this.link.call("connect", [options, false], true);
   }
 
   /** Stops keeping the database in sync, for all its pages. Data and upload queue stay. */

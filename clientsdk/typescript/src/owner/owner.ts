@@ -52,6 +52,8 @@ export class Owner {
   private engine: Engine | null = null;
   /** The app wants to be connected. */
   private wanted = false;
+  /** Who made the present connection, and with which options. */
+  private connection: { readonly by: Client; readonly made: string } | null = null;
   private changing: Promise<unknown> = Promise.resolve();
   private status: SyncStatus;
   private streamsVersion = 1;
@@ -72,7 +74,7 @@ export class Owner {
   /** Serves a page until gone ends. */
   serve(channel: Channel, tabGone?: Promise<void>): void {
     const client = new Client();
-    client.peer = new Peer<PageApi, OwnerApi>(channel, this.handler(client));
+    client.peer = new Peer<PageApi, OwnerApi>(channel, this.handler(client), undefined, () => this.leave(client));
     this.clients.add(client);
     void tabGone?.then(() => this.leave(client));
   }
@@ -133,9 +135,9 @@ export class Owner {
       },
       wasDone: (_, key) => turn.run(() => doneChanges(store, key) !== null),
       tablesOf: (_, sql) => turn.run(() => tablesOf(store, sql)),
-      connect: (_, options) => {
+      connect: (_, options, resume) => {
         client.connects = true;
-        return this.startEngine(client, options);
+        return this.startEngine(client, options, resume);
       },
       disconnect: () => this.stopEngine(false),
       reconnect: () => this.engine?.retryNow(),
@@ -258,10 +260,16 @@ export class Owner {
     this.engine?.wake();
   }
 
-  /** Connects, replacing an earlier connection. */
-  private startEngine(client: Client, options: ConnectOptions): Promise<void> {
+  /**
+   * Connects, replacing an earlier connection. One that another page has made
+   * with the same options stays as it is: opening a page interrupts nobody.
+   */
+  private startEngine(client: Client, options: ConnectOptions, resume: boolean): Promise<void> {
     return this.change(async () => {
       this.wanted = true;
+      const made = JSON.stringify(options);
+      if (this.engine !== null && (resume || (this.connection?.by !== client && this.connection?.made === made))) return;
+      this.connection = { by: client, made };
       await this.engine?.stop();
       const host = {
         store: this.store, turn: this.turn,
