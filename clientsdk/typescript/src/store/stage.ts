@@ -151,9 +151,16 @@ class TypeWriter {
 class OpWriter {
   private readonly types = new Map<string, TypeWriter>();
   private last: TypeWriter | null = null;
+  /** What the scratch area begins with, up to `id`, and its CRC; "": something else. */
   private prefix = "";
-  private prefixBytes = 0;
   private prefixCrc = 0;
+  /** Where the parts of the op are in the scratch area. */
+  private id = 0;
+  private idBytes = 0;
+  private subkey = 0;
+  private subkeyBytes = 0;
+  private data = 0;
+  private end = 0;
 
   constructor(
     private readonly store: Store,
@@ -189,70 +196,80 @@ class OpWriter {
   }
 
   private row(b: StoredBucket, op: Op): void {
-    const { db } = this.store;
-    const x = db.exports;
     const t = this.type(op.type);
     const put = op.kind === "PUT";
-
-    // P or R, type, 0, id, 0, subkey, and for a PUT 0, data: see checksum.ts.
-    const before = db.scratch;
-    db.reserve(3 * (op.type.length + op.rowId.length + op.subkey.length + op.data.length) + 8);
-    const prefix = (put ? "P" : "R") + op.type;
-    if (prefix !== this.prefix || db.scratch !== before) {
-      this.prefixBytes = db.write(prefix, 0) + 1;
-      db.heap()[db.scratch + this.prefixBytes - 1] = 0;
-      this.prefix = prefix;
-      this.prefixCrc = crc32c(db.heap(), db.scratch, db.scratch + this.prefixBytes);
-    }
-    const id = this.prefixBytes;
-    const idBytes = db.write(op.rowId, id);
-    const subkey = id + idBytes + 1;
-    const subkeyBytes = op.subkey === "" ? 0 : db.write(op.subkey, subkey);
-    let end = subkey + subkeyBytes;
-    const heap = db.heap();
-    heap[db.scratch + subkey - 1] = 0;
-    const data = end + 1;
-    let dataBytes = 0;
-    if (put) {
-      heap[db.scratch + end] = 0;
-      dataBytes = db.write(op.data, data);
-      end = data + dataBytes;
-    }
-    if (this.verify && fmix32(crc32c(heap, db.scratch + id, db.scratch + end, this.prefixCrc)) !== op.checksum) {
+    this.encode(op);
+    if (this.verify && this.checksum() !== op.checksum) {
       throw new BadBucketError(b.name, `op ${op.id} (${op.kind} ${op.type} ${op.rowId}) does not match its checksum`);
     }
+    if (this.found(t)) {
+      this.contested(b, t, op);
+      this.encode(op); // other statements have used the scratch area
+      this.insert(b, t, op, HIDDEN);
+    } else if (put) this.insert(b, t, op, waveOf(this.store, b));
+    // else nobody has the row that is removed
+  }
 
-    const at = db.scratch;
-    x.sqlite3_bind_text(t.find.pointer, 1, at + id, idBytes, STATIC);
-    const found = x.sqlite3_step(t.find.pointer);
-    x.sqlite3_reset(t.find.pointer);
-    if (found !== SQLITE_DONE && found !== SQLITE_ROW) db.fail(t.find.sql);
-    let wave = HIDDEN;
-    if (found === SQLITE_ROW) this.contested(b, t, op);
-    else if (!put) return; // nobody has the row
-    else wave = waveOf(this.store, b);
-
-    // The app's statements use the scratch area too, but not in here; it still holds the op unless contested() has.
-    const again = found === SQLITE_ROW ? db.write(op.rowId, id) : idBytes;
-    if (found === SQLITE_ROW) {
-      this.prefix = "";
-      if (op.subkey !== "") db.write(op.subkey, subkey);
-      if (put) db.write(op.data, data);
+  /** Writes P or R, type, 0, id, 0, subkey, and for a PUT 0, data into the scratch area: see checksum.ts. */
+  private encode(op: Op): void {
+    const { db } = this.store;
+    const before = db.scratch;
+    db.reserve(3 * (op.type.length + op.rowId.length + op.subkey.length + op.data.length) + 8);
+    const prefix = (op.kind === "PUT" ? "P" : "R") + op.type;
+    if (prefix !== this.prefix || db.scratch !== before) {
+      this.id = db.write(prefix, 0) + 1;
+      db.heap()[db.scratch + this.id - 1] = 0;
+      this.prefix = prefix;
+      this.prefixCrc = crc32c(db.heap(), db.scratch, db.scratch + this.id);
     }
+    this.idBytes = db.write(op.rowId, this.id);
+    this.subkey = this.id + this.idBytes + 1;
+    this.subkeyBytes = op.subkey === "" ? 0 : db.write(op.subkey, this.subkey);
+    this.end = this.subkey + this.subkeyBytes;
+    const heap = db.heap();
+    heap[db.scratch + this.subkey - 1] = 0;
+    if (op.kind !== "PUT") return;
+    heap[db.scratch + this.end] = 0;
+    this.data = this.end + 1;
+    this.end = this.data + db.write(op.data, this.data);
+  }
+
+  /** The checksum of what encode wrote. */
+  private checksum(): number {
+    const { db } = this.store;
+    return fmix32(crc32c(db.heap(), db.scratch + this.id, db.scratch + this.end, this.prefixCrc));
+  }
+
+  /** Tells whether there is any version of the row. */
+  private found(t: TypeWriter): boolean {
+    const { db } = this.store;
+    const x = db.exports;
+    const s = t.find.pointer;
+    x.sqlite3_bind_text(s, 1, db.scratch + this.id, this.idBytes, STATIC);
+    const rc = x.sqlite3_step(s);
+    x.sqlite3_reset(s);
+    if (rc !== SQLITE_DONE && rc !== SQLITE_ROW) db.fail(t.find.sql);
+    return rc === SQLITE_ROW;
+  }
+
+  /** Inserts the version encode wrote. */
+  private insert(b: StoredBucket, t: TypeWriter, op: Op, wave: number): void {
+    const { db } = this.store;
+    const x = db.exports;
     const s = t.insert.pointer;
-    x.sqlite3_bind_text(s, 1, db.scratch + id, again, STATIC);
+    x.sqlite3_bind_text(s, 1, db.scratch + this.id, this.idBytes, STATIC);
     if (t.bucket !== b.id) {
       t.bucket = b.id;
       x.sqlite3_bind_int(s, 2, b.id);
     }
-    x.sqlite3_bind_text(s, 3, db.scratch + subkey, subkeyBytes, STATIC);
+    x.sqlite3_bind_text(s, 3, db.scratch + this.subkey, this.subkeyBytes, STATIC);
     x.sqlite3_bind_int64(s, 4, op.id);
     if (t.wave !== wave) {
       t.wave = wave;
       x.sqlite3_bind_int64(s, 5, BigInt(wave));
     }
     x.sqlite3_bind_int64(s, 6, BigInt(op.checksum));
-    if (put) x.sqlite3_bind_text(s, 7, db.scratch + data, dataBytes, STATIC);
+    if (op.kind === "PUT") x.sqlite3_bind_text(s, 7, db.scratch + this.data, this.end - this.data, STATIC);
     else x.sqlite3_bind_null(s, 7);
     const rc = x.sqlite3_step(s);
     x.sqlite3_reset(s);
@@ -262,6 +279,7 @@ class OpWriter {
   /** The row has other versions: the staged one this op replaces goes, and a publication decides between the rest. */
   private contested(b: StoredBucket, t: TypeWriter, op: Op): void {
     const { db } = this.store;
+    this.prefix = ""; // these statements' texts go there
     waveOf(this.store, b); // a bucket with something staged has a wave
     db.run(`INSERT OR IGNORE INTO mr_touched VALUES (?, ?)`, t.n, op.rowId);
     db.run(`DELETE FROM ${rowsTable(t.n)} WHERE id = ? AND bucket = ? AND subkey = ? AND op_id > ?`, op.rowId, b.id, op.subkey, b.published);
