@@ -295,7 +295,7 @@ func TestTraceFEarlyConfirmation(t *testing.T) {
 		again()
 		tr.applied()
 		open()
-		tr.applied()
+		tr.copied(1)
 		tr.release()
 	})
 }
