@@ -229,6 +229,24 @@ describe("uploads", () => {
     await until(() => expect(page.status).toMatchObject({ held: false, pendingUploads: 0, uploading: false, uploadError: null }));
   });
 
+  it("ask again, on a new stream, when the server cannot give a write checkpoint (U1)", async () => {
+    fakeSockets();
+    page.upload = sender(page, () => undefined);
+    await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x')");
+    await page.peer.call("connect", [fast, false]);
+    const s = await socket(0);
+    s.says(checkpoint(1, []), complete(1));
+    await until(() => expect(s.sent("checkpoint_request")).toHaveLength(1));
+    s.says({ error: { code: "PSYNC_S2003", description: "the sidecar is away", fatal: false } });
+    const next = await socket(1);
+    expect(s.open).toBe(false); // an answer that comes late is not taken for that of the next request
+    next.says(checkpoint(1, []), complete(1));
+    await until(() => expect(next.sent("checkpoint_request")).toHaveLength(1));
+    next.says({ checkpoint_request: { id: "9" } });
+    next.says({ checkpoint_diff: { last_op_id: "2", write_checkpoint: "9", updated_buckets: [], removed_buckets: [] } }, complete(2));
+    await until(() => expect(page.status).toMatchObject({ held: false, pendingUploads: 0, uploadError: null }));
+  });
+
   it("that fail are tried again, with attempts and error at the entry (U2)", async () => {
     fakeSockets();
     let fail = true;

@@ -216,8 +216,12 @@ export class Engine {
     }
     // The server's verdict on the request comes with the first line.
     if (this.down.phase === "opening") this.step({ type: "Opened", attempt, inBand: true });
-    if (line.type === "checkpoint_request") this.stream?.answer(line.id);
-    else this.step({ type: "Received", attempt, line });
+    if (line.type === "checkpoint_request") return this.stream?.answer(line.id);
+    // About a token is what the machine knows how to mend.
+    if (line.type === "error" && !line.fatal && !line.code.startsWith("PSYNC_S21")) {
+      this.stream?.refuse(new Error(`${line.code}: ${line.description}`));
+    }
+    this.step({ type: "Received", attempt, line });
   }
 
   /**

@@ -27,6 +27,8 @@ export class SyncStream {
   private silent: ReturnType<typeof setTimeout> | undefined;
   private unacknowledged = 0;
   private over = false;
+  /** Answers still to come to requests that were given up. */
+  private owed = 0;
   private asking: { resolve: (id: bigint) => void; reject: (e: Error) => void } | null = null;
 
   constructor(
@@ -70,12 +72,10 @@ export class SyncStream {
       };
       const cancelled = (): void => {
         settle();
+        this.owed++;
         reject(new Error("cancelled"));
       };
-      const late = setTimeout(() => {
-        settle();
-        reject(new Error(`no answer within ${CHECKPOINT_TIMEOUT / 1000} s`));
-      }, CHECKPOINT_TIMEOUT);
+      const late = setTimeout(() => this.refuse(new Error(`no answer within ${CHECKPOINT_TIMEOUT / 1000} s`)), CHECKPOINT_TIMEOUT);
       signal.addEventListener("abort", cancelled);
       this.asking = {
         resolve: (id) => {
@@ -91,9 +91,22 @@ export class SyncStream {
     });
   }
 
-  /** The server's answer to writeCheckpoint. */
+  /** The server's answer to writeCheckpoint; answers come in the order of the requests. */
   answer(id: bigint): void {
-    this.asking?.resolve(id);
+    if (this.owed > 0) this.owed--;
+    else this.asking?.resolve(id);
+  }
+
+  /**
+   * Takes a complaint of the server for the answer to the request under way, if
+   * there is one. Should it have been about something else, the true answer may
+   * still come and must not be taken for that of a later request: the stream
+   * ends, and the next one is asked.
+   */
+  refuse(error: Error): void {
+    if (this.asking === null) return;
+    this.asking.reject(error);
+    this.end("lost", error);
   }
 
   /** Ends the stream without a word. */
