@@ -258,6 +258,7 @@ func (d *dev) configure() (*config.Config, error) {
 	cfg.Decoder.SpoolDir = d.home.path(spoolName)
 	cfg.WriteCheckpointSources = []string{"main"}
 	cfg.Relay.Listen = d.Listener.Addr().String()
+	cfg.Relay.MaxConnections = 1000 // of one developer; the default asks for more open files than most systems give
 	cfg.Auth.Audience = []string{audience}
 	jwk, err := d.key.JWK()
 	if err != nil {
