@@ -17,7 +17,7 @@ const formatVersion = 1
 // yet: nothing the server says reaches it.
 const openTarget = math.MaxInt64
 
-// internalTables is the storage layout, shared with the TypeScript SDK. See
+// internalTables is the storage layout. See
 // SPEC.md, "Storage".
 const internalTables = `
 CREATE TABLE IF NOT EXISTS mr_state (
