@@ -4,7 +4,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # How long `go test` may take for one package.
-TIMEOUT ?= 25m
+TIMEOUT ?= 60m
 # Packages tested at a time: most start PostgreSQL servers of their own.
 PARALLEL ?= 2
 
