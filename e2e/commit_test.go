@@ -109,12 +109,19 @@ func TestCommitConnectionCut(t *testing.T) {
 func (s *system) failUnderLoad(p *process, seed uint64, enough int64, failures func() int64, heal func()) {
 	s.t.Helper()
 	l := startLoad(s.sourceURI, 2, seed)
+	reached := false
+	defer func() {
+		if !reached {
+			s.explain()
+		}
+	}()
 	pgtest.Eventually(s.t, 2*time.Minute, func() error {
 		if err := l.progress(300); err != nil {
 			return err
 		}
 		return atLeast(failures(), enough, "failed commits")
 	})
+	reached = true
 	committed, err := l.Stop()
 	if err != nil {
 		s.t.Error(err)
