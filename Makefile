@@ -9,10 +9,10 @@ TIMEOUT ?= 60m
 PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test bench check fmt clean screenshots
+.PHONY: help build app demo test bench bench-browser check fmt clean screenshots
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: go
 go:
@@ -29,7 +29,7 @@ build: go ## build bin/millrace, one static binary
 SDK := clientsdk/typescript
 APP := demo/app
 
-$(SDK)/node_modules/.package-lock.json $(APP)/node_modules/.package-lock.json: %/node_modules/.package-lock.json: %/package-lock.json
+$(SDK)/node_modules/.package-lock.json $(APP)/node_modules/.package-lock.json bench/browser/node_modules/.package-lock.json: %/node_modules/.package-lock.json: %/package-lock.json
 	@echo "Installing the npm packages of $* ..."
 	@cd $* && npm ci --ignore-scripts --loglevel=error && touch node_modules/.package-lock.json
 
@@ -66,6 +66,13 @@ test-sdk: $(SDK)/dist/index.js
 bench: go ## rows per second from the slot to a durable checkpoint, beside a reader that discards
 	@.ci/need postgres
 	$(GO) run ./bench $(ARGS)
+
+bench-browser: build ## a first sync in Chromium, beside the official web client
+	@.ci/need postgres
+	@.ci/need node
+	@.ci/need chromium
+	@$(MAKE) -s --no-print-directory $(SDK)/dist/index.js bench/browser/node_modules/.package-lock.json
+	@node bench/browser/run.mjs $(ARGS)
 
 screenshots: build ## make docs/images anew
 	@.ci/need chromium

@@ -56,18 +56,23 @@ func needBrowser(t testing.TB) {
 // browserFolder holds driver.mjs with the packages it needs.
 var browserFolder = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(scratch, "browser")
-	if err := os.CopyFS(dir, driverFiles{os.DirFS("browser")}); err != nil {
-		return "", err
+	return dir, installCopy(dir, "browser")
+})
+
+// installCopy copies the files of a folder and installs what its lock file pins.
+func installCopy(dir, from string) error {
+	if err := os.CopyFS(dir, driverFiles{os.DirFS(from)}); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
 	cmd.Dir = dir
 	if said, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %w\n%s", err, said)
+		return fmt.Errorf("npm ci: %w\n%s", err, said)
 	}
-	return dir, nil
-})
+	return nil
+}
 
 // driverFiles leaves out packages that somebody installed in the folder.
 type driverFiles struct{ fs.FS }
