@@ -138,7 +138,8 @@ type History struct {
 
 // Telemetry is what is told to operators.
 type Telemetry struct {
-	// MetricsListen is an address for Prometheus metrics; empty is off.
+	// MetricsListen is an address of its own for Prometheus metrics. Empty
+	// serves them beside everything else, at /metrics.
 	MetricsListen string `yaml:"metrics_listen"`
 	// OTLPEndpoint receives traces; empty is off.
 	OTLPEndpoint string `yaml:"otlp_endpoint"`

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
@@ -11,6 +12,8 @@ import (
 // readPage reads ops of buckets that are behind, with their floors, in one
 // snapshot.
 func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
+	began := time.Now()
+	defer func() { r.meters.pages.Observe(time.Since(began).Seconds()) }()
 	release, err := r.acquireRead(ctx)
 	if err != nil {
 		return nil, err

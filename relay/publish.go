@@ -152,6 +152,13 @@ func (p *publisher) currentStatus() publisherStatus {
 	return p.status
 }
 
+// queued is how many sessions wait for a round.
+func (p *publisher) queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue)
+}
+
 // takeQueue moves what asked for attention into the publisher's own state.
 func (p *publisher) takeQueue() {
 	p.mu.Lock()

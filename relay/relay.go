@@ -117,7 +117,7 @@ func New(cfg Config, source Source) (*Relay, error) {
 		sessions: map[*session]context.CancelFunc{},
 	}
 	r.publisher = newPublisher(source, cfg.Compile, r.limits, r.log, r.meters)
-	r.writes = newWriteCheckpoints(source, r.limits.CheckpointBatch)
+	r.writes = newWriteCheckpoints(source, r.limits.CheckpointBatch, r.meters.writes)
 	r.pages = semaphore.NewWeighted(r.limits.PageBytes)
 	r.reads = semaphore.NewWeighted(int64(r.limits.Reads))
 	r.handler = r.routes()
@@ -207,19 +207,22 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 	case r.draining:
 		return nil, nil, ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server is restarting"}
 	case len(r.sessions) >= r.limits.Connections:
-		r.meters.refused.Inc()
+		r.meters.refused.WithLabelValues("connections").Inc()
 		return nil, nil, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, close: protocol.CloseConnections, text: "too many connections (relay.max_connections)"}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s.id = r.nextID.Add(1)
 	r.sessions[s] = cancel
 	r.group.Add(1)
+	s.meters.opened.Inc()
+	s.meters.sessions.Inc()
 	return ctx, func() {
 		cancel()
 		r.mu.Lock()
 		delete(r.sessions, s)
 		r.mu.Unlock()
 		s.leave()
+		s.meters.sessions.Dec()
 		r.group.Done()
 	}, nil
 }
@@ -230,7 +233,7 @@ func (r *Relay) newSession(token *auth.Token, req *protocol.Request, kind, agent
 		relay: r, kind: kind, agent: agent, clientID: req.ClientID, user: writeUser(token.Subject, req.ClientID), since: time.Now(),
 		core: newCore(req.Buckets, req.RawData), wake: make(chan struct{}, 1), expires: token.Expires,
 		request: resolveRequest{rules: RulesRequest{Claims: token.Claims, Parameters: req.Parameters, Streams: req.Streams}},
-		resolve: true,
+		resolve: true, meters: r.meters.transport(kind),
 	}
 	s.ahead = s.core.ahead()
 	return s

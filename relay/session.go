@@ -45,6 +45,7 @@ type session struct {
 	since    time.Time
 	ahead    millrace.OpID // greatest position the client claimed
 	relay    *Relay
+	meters   *sessionMeters
 	core     *core     // run loop only
 	failing  time.Time // since when pages cannot be read; run loop only
 	wake     chan struct{}
@@ -93,6 +94,9 @@ func (s *session) signal() {
 func (s *session) push(d delivery) {
 	s.mu.Lock()
 	if s.lost || len(s.mail) == mailMax {
+		if !s.lost {
+			s.relay.meters.overrun.Inc()
+		}
 		s.lost, s.mail = true, nil
 	} else {
 		s.mail = append(s.mail, d)
@@ -124,6 +128,7 @@ func (s *session) finish(e ending) {
 	s.mu.Lock()
 	if s.end == nil {
 		s.end = &e
+		s.relay.meters.ended.WithLabelValues(string(e.code)).Inc()
 	}
 	s.mu.Unlock()
 	s.signal()
@@ -385,7 +390,7 @@ func (s *session) send(ctx context.Context, t transport, o *output) error {
 	}
 	n := o.size()
 	s.bytes.Add(int64(n))
-	s.relay.meters.sent(n, o.ops)
+	s.meters.sent(n, o.ops)
 	if o.completed {
 		s.sent.Store(int64(s.core.at))
 	}

@@ -25,7 +25,7 @@ func (f *fakeTransport) keepalive(_ context.Context, seconds int32) error {
 }
 
 func idleSession(ttl time.Duration) (*session, *fakeTransport) {
-	s := &session{core: newCore(nil, true), wake: make(chan struct{}, 1), expires: time.Now().Add(ttl)}
+	s := &session{relay: &Relay{meters: newMeters()}, core: newCore(nil, true), wake: make(chan struct{}, 1), expires: time.Now().Add(ttl)}
 	return s, &fakeTransport{start: time.Now()}
 }
 

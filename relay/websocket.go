@@ -45,6 +45,7 @@ func (r *Relay) serveWebSocket(w http.ResponseWriter, req *http.Request) {
 	if n := r.opening.Add(1); int(n) > r.limits.Connections {
 		r.opening.Add(-1)
 		r.group.Done()
+		r.meters.refused.WithLabelValues("connections").Inc()
 		writeError(w, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, text: "too many connections (relay.max_connections)"})
 		return
 	}

@@ -3,6 +3,9 @@ package relay
 import (
 	"context"
 	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace"
 )
@@ -12,6 +15,7 @@ import (
 type writeCheckpoints struct {
 	source Source
 	batch  int
+	meter  prometheus.Observer
 	queue  chan *writeRequest
 	ended  chan struct{} // closed when run has returned
 }
@@ -32,12 +36,13 @@ const writeQueue = 4096
 // errBusy refuses a request when too many wait.
 var errBusy = errors.New("too many write checkpoint requests are waiting")
 
-func newWriteCheckpoints(source Source, batch int) *writeCheckpoints {
-	return &writeCheckpoints{source: source, batch: batch, queue: make(chan *writeRequest, writeQueue), ended: make(chan struct{})}
+func newWriteCheckpoints(source Source, batch int, meter prometheus.Observer) *writeCheckpoints {
+	return &writeCheckpoints{source: source, batch: batch, meter: meter, queue: make(chan *writeRequest, writeQueue), ended: make(chan struct{})}
 }
 
 // request gives the number the user has after the request.
 func (w *writeCheckpoints) request(ctx context.Context, user string, id int64) (int64, error) {
+	began := time.Now()
 	r := &writeRequest{WriteRequest: millrace.WriteRequest{User: user, ID: id}, done: make(chan writeResult, 1)}
 	select {
 	case w.queue <- r:
@@ -46,6 +51,7 @@ func (w *writeCheckpoints) request(ctx context.Context, user string, id int64) (
 	}
 	select {
 	case res := <-r.done:
+		w.meter.Observe(time.Since(began).Seconds())
 		return res.id, res.err
 	case <-w.ended:
 		return 0, ErrUnavailable

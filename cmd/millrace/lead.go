@@ -150,7 +150,6 @@ func refuseUnsupported(cfg *config.Config) error {
 	}{
 		{cfg.Decoder.SlotMaxLag != 0, "decoder.slot_max_lag", "drop slots that lag; PostgreSQL's own max_slot_wal_keep_size protects the source's disk"},
 		{cfg.Decoder.OnDrop != "remove", "decoder.on_drop", "keep rows of dropped tables"},
-		{cfg.Telemetry.MetricsListen != "", "telemetry.metrics_listen", "serve metrics; the views millrace.status and millrace.replication have the numbers"},
 		{cfg.Telemetry.OTLPEndpoint != "", "telemetry.otlp_endpoint", "send traces"},
 	} {
 		if k.set {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -112,21 +113,39 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 	h := newHealth()
 	var clients http.Handler
 	var serveClients func(context.Context) error
+	var clientMetrics prometheus.Gatherer
 	if r != roleDecoder {
 		rel, closeRelay, err := newRelay(ctx, cfg, l.Addr().String(), log)
 		if err != nil {
 			return err
 		}
 		defer closeRelay()
-		clients, serveClients, h.clients = rel.Handler(), rel.Run, rel.Ready
+		clients, serveClients, h.clients, clientMetrics = rel.Handler(), rel.Run, rel.Ready, rel.Metrics()
 	}
+	metrics, closeMetrics := newMetrics(cfg, clientMetrics, log)
+	defer closeMetrics()
 	group, ctx := errgroup.WithContext(ctx)
+	if address := cfg.Telemetry.MetricsListen; address != "" {
+		ml, err := listen(ctx, address, "telemetry.metrics_listen")
+		if err != nil {
+			return err
+		}
+		defer ml.Close()
+		mux := http.NewServeMux()
+		mux.Handle("GET "+metricsPath, metrics)
+		group.Go(func() error { return serveHTTP(ctx, ml, mux, log) })
+		log.Info("serving metrics", "address", ml.Addr().String())
+		metrics = nil
+	}
 	if l != nil {
 		page := startPage{Version: versionText(), Rules: cfg.Rules, Sidecar: pageDatabase{"sidecar", withoutPassword(cfg.Sidecar.URI)}}
 		for _, s := range cfg.Sources {
 			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
 		}
 		mux := newMux(h, page, clients, more)
+		if metrics != nil {
+			mux.Handle("GET "+metricsPath, metrics)
+		}
 		group.Go(func() error { return serveHTTP(ctx, l, mux, log) })
 		log.Info("listening", "address", l.Addr().String(), "role", string(r))
 	}
