@@ -13,6 +13,10 @@ import (
 type Table struct {
 	Tag, Schema, Name string
 	Columns           []string
+	// Types are the columns' PostgreSQL types, as format_type or the catalog
+	// name them ("numeric(10,2)", "int8"). Only Check looks at them; nil if
+	// they are not known.
+	Types []string
 }
 
 // TablePlan evaluates the rows of one table with one list of columns. It is
@@ -23,6 +27,7 @@ type TablePlan struct {
 	queries     []*boundQuery
 	projections []*projection
 	vars        int // most variables any branch has
+	exact       bool
 }
 
 // boundQuery is a data or lookup query with its columns found.
@@ -56,7 +61,7 @@ type boundExpansion struct {
 // Bind prepares the evaluation of a table's rows: call it once for a table
 // and its columns. nil means that no definition uses the table.
 func (r *Rules) Bind(t Table) *TablePlan {
-	b := &binding{plan: &TablePlan{needed: make([]bool, len(t.Columns))}, table: t, columns: map[string]int{}, shared: map[string]int{}}
+	b := &binding{plan: &TablePlan{needed: make([]bool, len(t.Columns)), exact: r.exact}, table: t, columns: map[string]int{}, shared: map[string]int{}}
 	for i, c := range t.Columns {
 		b.columns[c] = i
 	}

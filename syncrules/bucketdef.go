@@ -18,7 +18,7 @@ func (b *builder) bucketDefinition(c *bucketConfig) {
 	var names []string
 	known := c.ok
 	if c.static {
-		b.rules.resolvers = append(b.rules.resolvers, &resolver{def: index, name: c.name, auto: true, priority: priority})
+		b.rules.resolvers = append(b.rules.resolvers, &resolver{def: index, name: c.name, auto: true, accept: c.accept, at: c.at, priority: priority})
 	}
 	for i, q := range c.params {
 		if q == nil {
@@ -29,7 +29,7 @@ func (b *builder) bucketDefinition(c *bucketConfig) {
 			known = false
 			continue
 		}
-		r := &resolver{def: index, name: c.name, auto: true, priority: priority, filter: p.filter, stages: p.stages}
+		r := &resolver{def: index, name: c.name, auto: true, accept: c.accept, at: p.at, priority: priority, filter: p.filter, stages: p.stages}
 		if p.priority != nil {
 			r.priority = *p.priority
 		}

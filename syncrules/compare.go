@@ -7,8 +7,8 @@ import (
 	"github.com/millrace/millrace"
 )
 
-// truth is what a condition makes of a value.
-func truth(v millrace.Value) bool {
+// holds is what a condition makes of a value.
+func (e *env) holds(v millrace.Value) bool {
 	switch v.Kind() {
 	case millrace.KindInteger:
 		return v.Int() != 0

@@ -60,7 +60,7 @@ func (c *compiler) reference(e *expr) evalFn {
 func compileUnary(x *expr, f evalFn) evalFn {
 	switch x.op {
 	case opNot:
-		return func(e *env) millrace.Value { return millrace.Bool(!truth(f(e))) }
+		return func(e *env) millrace.Value { return millrace.Bool(!e.holds(f(e))) }
 	case opIsNull:
 		return func(e *env) millrace.Value { return millrace.Bool(f(e).IsNull()) }
 	case opIsTrue, opIsFalse:
@@ -87,9 +87,9 @@ func compileUnary(x *expr, f evalFn) evalFn {
 func compileBinary(op opcode, l, r evalFn) evalFn {
 	switch op {
 	case opAnd:
-		return func(e *env) millrace.Value { return millrace.Bool(truth(l(e)) && truth(r(e))) }
+		return func(e *env) millrace.Value { return millrace.Bool(e.holds(l(e)) && e.holds(r(e))) }
 	case opOr:
-		return func(e *env) millrace.Value { return millrace.Bool(truth(l(e)) || truth(r(e))) }
+		return func(e *env) millrace.Value { return millrace.Bool(e.holds(l(e)) || e.holds(r(e))) }
 	case opEqual, opNotEqual:
 		want := op == opEqual
 		return func(e *env) millrace.Value {
@@ -165,7 +165,7 @@ func (c *compiler) compileBetween(x *expr) evalFn {
 		if above.IsNull() || below.IsNull() {
 			return millrace.Null
 		}
-		return millrace.Bool(truth(above) && truth(below))
+		return millrace.Bool(e.holds(above) && e.holds(below))
 	}
 }
 
@@ -187,7 +187,7 @@ func (c *compiler) compileCase(x *expr) evalFn {
 		}
 		for i := 0; i+1 < len(parts); i += 2 {
 			w := parts[i](e)
-			if base == nil && truth(w) || base != nil && !v.IsNull() && !w.IsNull() && equal(v, w) {
+			if base == nil && e.holds(w) || base != nil && !v.IsNull() && !w.IsNull() && equal(v, w) {
 				return parts[i+1](e)
 			}
 		}
@@ -226,7 +226,7 @@ func (c *compiler) compileList(x *expr) evalFn {
 			return millrace.Null
 		}
 		for n := 1; n < len(e.json2.nodes); n = int(e.json2.nodes[n].next) {
-			if truth(inList(e, e.json2.sqlValue(e, n))) {
+			if e.holds(inList(e, e.json2.sqlValue(e, n))) {
 				return millrace.Integer(1)
 			}
 		}

@@ -21,6 +21,8 @@ type env struct {
 	json  jsonTape
 	json2 jsonTape // for the operators that read two texts
 	err   string   // first failure since the last reset; empty if none
+	// exact: expressions follow SQLite.
+	exact bool
 }
 
 // evalFn is a compiled expression. After a failure its result means nothing.

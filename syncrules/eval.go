@@ -79,7 +79,7 @@ type projected struct {
 func (p *TablePlan) Evaluator() *Evaluator {
 	return &Evaluator{
 		plan: p,
-		env:  env{vars: make([]millrace.Value, p.vars)},
+		env:  env{vars: make([]millrace.Value, p.vars), exact: p.exact},
 		made: make([]projected, len(p.projections)),
 		// A branch never has more levels than variables.
 		tapes: make([]jsonTape, p.vars/2),
@@ -98,7 +98,7 @@ func (ev *Evaluator) Eval(row []millrace.Value, out *Output) {
 		ev.env.err = ""
 		for i := range q.branches {
 			br := &q.branches[i]
-			if br.before != nil && !truth(br.before(&ev.env)) {
+			if br.before != nil && !ev.env.holds(br.before(&ev.env)) {
 				continue
 			}
 			ev.expand(q, br, 0, out)
@@ -123,7 +123,7 @@ func (ev *Evaluator) expand(q *boundQuery, br *boundBranch, level int, out *Outp
 		return
 	}
 	if level == len(br.expansions) {
-		if br.after != nil && !truth(br.after(e)) || e.err != "" {
+		if br.after != nil && !e.holds(br.after(e)) || e.err != "" {
 			return
 		}
 		if q.projection < 0 {

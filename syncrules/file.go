@@ -9,6 +9,7 @@ type rulesFile struct {
 	edition    int
 	options    ValueOptions
 	legacyJSON bool // fixed_json_extract is off
+	exact      bool // unstable_sqlite_expression_engine
 	buckets    []*bucketConfig
 	streams    []*streamConfig
 	with       []*cteConfig
@@ -17,6 +18,7 @@ type rulesFile struct {
 
 type bucketConfig struct {
 	name     string
+	at       span // of the name
 	priority *int
 	accept   bool
 	static   bool     // no parameters key at all
@@ -196,7 +198,7 @@ func (d *document) bucket(def entry) *bucketConfig {
 	if !ok {
 		return nil
 	}
-	b := &bucketConfig{name: def.key.Value, static: true, ok: true}
+	b := &bucketConfig{name: def.key.Value, at: d.keyText(def.key), static: true, ok: true}
 	hasData := false
 	for _, e := range list {
 		switch e.key.Value {
@@ -218,6 +220,13 @@ func (d *document) bucket(def entry) *bucketConfig {
 		d.fatal(def.value, "an empty list will do: data: []", "bucket definition "+quote(b.name)+" has no data")
 	}
 	return b
+}
+
+// keyText is the place of a key, as a span.
+func (d *document) keyText(k *yaml.Node) span {
+	start := d.start(k)
+	q := &query{text: string(d.src[start:max(start, d.end(k))]), rep: d.rep, base: start}
+	return q.whole()
 }
 
 func (d *document) parameterQueries(e entry) (list []*query, ok bool) {

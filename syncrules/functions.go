@@ -247,8 +247,8 @@ func ifNull(_ *env, args []millrace.Value) millrace.Value {
 	return args[0]
 }
 
-func iif(_ *env, args []millrace.Value) millrace.Value {
-	if truth(args[0]) {
+func iif(e *env, args []millrace.Value) millrace.Value {
+	if e.holds(args[0]) {
 		return args[1]
 	}
 	return args[2]

@@ -5,18 +5,20 @@ import (
 	"strings"
 )
 
-// Check compares the rules with the tables of a source. All findings are
-// warnings, in the form of Compile's: the rules work without them, and a table
-// may come later.
+// Check compares the rules with the tables of a source: names that match
+// nothing and, where Types are given, columns whose values lose something on
+// their way to clients. All findings are warnings, in the form of Compile's:
+// the rules work without them, and a table may come later.
 func (r *Rules) Check(tables []Table) Diagnostics {
 	if r.rep == nil {
 		return nil
 	}
 	rep := newReporter(r.rep.file, r.rep.src)
-	l := &linter{rep: rep, tables: tables, seen: map[*relation]bool{}}
+	l := &linter{rep: rep, tables: tables, options: r.options, seen: map[*relation]bool{}}
 	for _, d := range r.defs {
 		for _, q := range d.data {
 			l.query(&q.rowQuery)
+			l.types(q)
 			for _, it := range q.items {
 				if it.star {
 					l.star(q)
@@ -27,6 +29,7 @@ func (r *Rules) Check(tables []Table) Diagnostics {
 		}
 		if d.lookup != nil {
 			l.query(&d.lookup.rowQuery)
+			l.numbers(&d.lookup.rowQuery, d.lookup.outputs)
 			for _, o := range d.lookup.outputs {
 				l.expr(o)
 			}
@@ -39,14 +42,18 @@ func (r *Rules) Check(tables []Table) Diagnostics {
 			}
 		}
 	}
+	l.largeIntegers()
 	return rep.sorted()
 }
 
 // linter is the state of one Check.
 type linter struct {
-	rep    *reporter
-	tables []Table
-	seen   map[*relation]bool
+	rep     *reporter
+	tables  []Table
+	options ValueOptions
+	seen    map[*relation]bool
+	large   []string // bigint columns that clients get
+	largeAt span     // where the first is selected
 }
 
 func (l *linter) warn(at span, hint, message string) {

@@ -81,22 +81,27 @@ type stageProgram struct {
 	live []bool
 }
 
-// compileResolver turns a resolver into its program.
-func compileResolver(r *resolver) *program {
-	base := map[*relation]int{}
-	p := &program{}
+// layout gives the values of each stage their variables.
+type layout struct {
+	base map[*relation]int
+	vars int
+	used []bool // what the compiled expressions read; nil to not care
+}
+
+// resolverCompiler compiles expressions over the request and the stages.
+func resolverCompiler(r *resolver) (*compiler, *layout) {
+	lay := &layout{base: map[*relation]int{}}
 	for _, st := range r.stages {
-		base[st.rel] = p.vars
+		lay.base[st.rel] = lay.vars
 		if st.lookup < 0 {
-			p.vars += 2
+			lay.vars += 2
 		} else {
-			p.vars += st.outputs
+			lay.vars += st.outputs
 		}
 	}
-	var used []bool
-	c := &compiler{
+	return &compiler{
 		slot: func(e *expr) (int, bool, bool) {
-			i, ok := base[e.rel]
+			i, ok := lay.base[e.rel]
 			switch {
 			case e.op == opOutput:
 				n := 0
@@ -107,13 +112,19 @@ func compileResolver(r *resolver) *program {
 			case e.name == "value":
 				i++
 			}
-			if ok && used != nil {
-				used[i] = true
+			if ok && lay.used != nil {
+				lay.used[i] = true
 			}
 			return i, false, ok
 		},
 		meta: func(*expr) string { return "" },
-	}
+	}, lay
+}
+
+// compileResolver turns a resolver into its program.
+func compileResolver(r *resolver) *program {
+	c, lay := resolverCompiler(r)
+	p := &program{vars: lay.vars}
 	all := func(parts []keyPart) (list [][]evalFn) {
 		for _, part := range parts {
 			var fns []evalFn
@@ -128,12 +139,12 @@ func compileResolver(r *resolver) *program {
 		p.filter = c.compile(r.filter)
 	}
 	// Backwards, so that what later stages use is known.
-	used = make([]bool, p.vars)
+	lay.used = make([]bool, p.vars)
 	p.values = all(r.values)
 	p.stages = make([]stageProgram, len(r.stages))
 	for i := len(r.stages) - 1; i >= 0; i-- {
 		st := r.stages[i]
-		sp := stageProgram{lookup: st.lookup, mode: st.rel.mode, base: base[st.rel], outputs: st.outputs, live: append([]bool{}, used...)}
+		sp := stageProgram{lookup: st.lookup, mode: st.rel.mode, base: lay.base[st.rel], outputs: st.outputs, live: append([]bool{}, lay.used...)}
 		sp.keys = all(st.keys)
 		if st.filter != nil {
 			sp.filter = c.compile(st.filter)

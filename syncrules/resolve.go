@@ -102,6 +102,7 @@ func (r *Rules) Resolve(q Request) (*Resolution, error) {
 		return nil, err
 	}
 	s := &Resolution{rules: r, results: map[LookupKey][]string{}, asked: map[LookupKey]bool{}}
+	s.env.exact = r.exact
 	instead := map[string]bool{} // streams whose defaults a subscription replaces
 	for i, sub := range q.Subscriptions {
 		if !r.streams[sub.Stream] {
@@ -137,7 +138,7 @@ func (s *Resolution) start(res *resolver, req *requestData, reason Reason, prior
 	}
 	s.env.req = req
 	s.env.err = ""
-	if f := res.program.filter; f == nil || truth(f(&s.env)) {
+	if f := res.program.filter; f == nil || s.env.holds(f(&s.env)) {
 		run.bindings = [][]millrace.Value{make([]millrace.Value, res.program.vars)}
 	}
 	run.err = s.env.err
@@ -186,7 +187,7 @@ func (s *Resolution) step(r *run, st *stageProgram) bool {
 		vars := append([]millrace.Value{}, binding...)
 		set(vars)
 		s.env.vars = vars
-		if st.filter != nil && !truth(st.filter(&s.env)) || s.env.err != "" {
+		if st.filter != nil && !s.env.holds(st.filter(&s.env)) || s.env.err != "" {
 			return
 		}
 		var key []byte

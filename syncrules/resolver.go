@@ -9,6 +9,8 @@ type resolver struct {
 	stream   bool
 	auto     bool // part of the defaults
 	priority int
+	at       span  // of the query
+	accept   bool  // accept_potentially_dangerous_queries
 	filter   *expr // over the request; nil if there is none
 	stages   []stage
 	values   []keyPart // of the bucket name, over the request and the stages

@@ -9,6 +9,7 @@ import (
 // Rules is a compiled rules file. It is immutable and safe for concurrent use.
 type Rules struct {
 	options   ValueOptions
+	exact     bool // unstable_sqlite_expression_engine
 	defs      []*definition
 	resolvers []*resolver
 	streams   map[string]bool // names a subscription may have
@@ -72,7 +73,7 @@ func Compile(file string, src []byte) (*Rules, Diagnostics) {
 	if f == nil {
 		return nil, rep.sorted()
 	}
-	r := &Rules{options: f.options, streams: map[string]bool{}}
+	r := &Rules{options: f.options, exact: f.exact, streams: map[string]bool{}}
 	b := &builder{rules: r, file: f, byHash: map[string]int{}, counts: map[string]int{}}
 	for _, c := range f.buckets {
 		b.bucketDefinition(c)

@@ -81,6 +81,7 @@ func (b *builder) addShape(s *streamConfig, sh *shape, shared map[string]int) {
 	}
 	r := sh.resolver
 	r.def, r.name, r.stream, r.auto, r.priority = def, s.name, true, s.auto, s.priority
+	r.at, r.accept = sh.at, s.accept
 	b.rules.resolvers = append(b.rules.resolvers, r)
 }
 
