@@ -118,6 +118,7 @@ func newRoot(env *environment) *cobra.Command {
 		newServe(env),
 		newMigrate(env),
 		newValidate(env),
+		newSimulate(env),
 		newToken(env),
 		newStatus(env),
 		newVersion(env),
@@ -148,7 +149,7 @@ func exitCode(err error) int {
 		return c.code
 	}
 	var findings config.Errors
-	if errors.As(err, &findings) || errors.Is(err, devserver.ErrSchemaNeedsRules) {
+	if errors.As(err, &findings) || errors.Is(err, devserver.ErrSchemaNeedsRules) || errors.Is(err, session.ErrURI) {
 		return exitUsage
 	}
 	var network *net.OpError

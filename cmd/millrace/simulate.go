@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/devserver"
+	"github.com/millrace/millrace/inspect"
+	"github.com/millrace/millrace/syncrules"
+)
+
+func newSimulate(env *environment) *cobra.Command {
+	var (
+		claims, params       string
+		streams              []string
+		source, config, data string
+		asJSON               bool
+	)
+	cmd := &cobra.Command{
+		Use:   "simulate FILE --claims JSON",
+		Short: "Show what a user would get from sync rules, before deploying them",
+		Long: `Show what a user would get from sync rules: buckets, rows of each table, and
+the lookups that grant them. The source is read at one snapshot and never
+written to. Nothing needs to be deployed.
+
+The source is --source, else those of the configuration -c, else that of the
+development servers. Exit code 1 if something would keep rows from the user.`,
+		Example: `  millrace simulate sync.yaml --claims '{"sub":"alice"}' --source postgres://localhost/app
+  millrace simulate sync.yaml --claims '{"sub":"bob","role":"admin"}' --params '{"region":"eu"}'
+  millrace simulate sync.yaml --claims '{"sub":"bob"}' --stream 'list={"id":7}' --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := simulationRequest(claims, params, streams)
+			if err != nil {
+				return usage(err)
+			}
+			src, err := os.ReadFile(args[0])
+			if err != nil {
+				return usage(fmt.Errorf("read the rules: %w", err))
+			}
+			if err := checkRules(args[0], src); err != nil {
+				return err
+			}
+			c.Rules, _ = syncrules.Compile(args[0], src)
+			for _, s := range c.Request.Subscriptions {
+				if !slices.Contains(c.Rules.Streams(), s.Stream) {
+					return usage(fmt.Errorf("--stream %s: %s has no stream of this name", s.Stream, args[0]))
+				}
+			}
+			closeAll, err := simulationSources(cmd.Context(), c, source, config, data)
+			if err != nil {
+				return err
+			}
+			defer closeAll()
+			bar := newProgress(env.stderr)
+			c.Progress = func(p inspect.SimulationProgress) {
+				bar.report("reading "+p.Table+" for "+p.For, p.Rows, p.Estimate)
+			}
+			var s *inspect.Simulation
+			err = bar.during(func() (err error) { s, err = inspect.Simulate(cmd.Context(), *c); return err })
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(env.stdout)
+				enc.SetEscapeHTML(false)
+				enc.SetIndent("", "  ")
+				err = enc.Encode(s)
+			} else {
+				err = writeSimulation(env.stdout, s)
+			}
+			if err == nil && len(s.Problems) > 0 {
+				return errShown
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&claims, "claims", "", "payload of the user's token, a JSON object (required)")
+	f.StringVar(&params, "params", "", "parameters of the connection, a JSON object")
+	f.StringArrayVar(&streams, "stream", nil, "also subscribe to a stream, as NAME or NAME=JSON with parameters (repeatable)")
+	f.StringVar(&source, "source", "", "the source database (connection string)")
+	f.StringVarP(&config, "config", "c", "", "a millrace.yaml, for its sources and limits")
+	f.StringVar(&data, "data", ".millrace", "folder of the development servers, without --source and -c")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// simulationRequest reads the flags that say who asks for what.
+func simulationRequest(claims, params string, streams []string) (*inspect.SimulationConfig, error) {
+	if claims == "" {
+		return nil, errors.New(`--claims is needed: the payload of the user's token, as in --claims '{"sub":"alice"}'`)
+	}
+	c := &inspect.SimulationConfig{Request: syncrules.Request{IncludeDefaults: true}}
+	var err error
+	if c.Request.Claims, err = jsonObject("--claims", claims); err != nil {
+		return nil, err
+	}
+	if params != "" {
+		if c.Request.Parameters, err = jsonObject("--params", params); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range streams {
+		name, text, given := strings.Cut(s, "=")
+		sub := syncrules.Subscription{Stream: name, Parameters: []byte("{}")}
+		if given {
+			if sub.Parameters, err = jsonObject("--stream "+name, text); err != nil {
+				return nil, err
+			}
+		}
+		c.Request.Subscriptions = append(c.Request.Subscriptions, sub)
+	}
+	return c, nil
+}
+
+// jsonObject checks that the text of a flag is a JSON object.
+func jsonObject(flag, text string) ([]byte, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(text), &object); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return nil, fmt.Errorf("%s is not JSON, at character %d: %w", flag, syntax.Offset, err)
+		}
+		return nil, fmt.Errorf(`%s is not a JSON object such as {"sub":"alice"}`, flag)
+	}
+	if object == nil {
+		return nil, fmt.Errorf(`%s is not a JSON object such as {"sub":"alice"}`, flag)
+	}
+	return []byte(text), nil
+}
+
+// simulationSources connects to the sources; what it returns closes them.
+func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source, file, data string) (closeAll func(), err error) {
+	type where struct{ name, uri, publication string }
+	var list []where
+	switch {
+	case source != "" && file != "":
+		return nil, usage(errors.New("--source and -c exclude each other"))
+	case source != "":
+		list = []where{{"default", source, ""}}
+	case file != "":
+		cfg, err := loadConfig(file)
+		if err != nil {
+			return nil, err
+		}
+		c.MaxBuckets = int(cfg.Relay.MaxBucketsPerUser)
+		for _, s := range cfg.Sources {
+			list = append(list, where{s.Name, string(s.URI), s.Publication})
+		}
+		if len(list) == 0 {
+			return nil, usage(fmt.Errorf("%s has no sources: name a database with --source", file))
+		}
+	default:
+		dev, err := devserver.ReadDevFile(data)
+		if err != nil {
+			return nil, usage(fmt.Errorf("which source? Name a database with --source or a configuration with -c: %w", err))
+		}
+		list = []where{{"default", dev.SourceURI, ""}}
+	}
+	closeAll = func() {
+		for _, s := range c.Sources {
+			s.Catalog.Close()
+		}
+	}
+	for i, w := range list {
+		server, err := catalog.Connect(ctx, catalog.Config{URI: w.uri, Publication: w.publication})
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		tags := []string{w.name}
+		if i == 0 && w.name != "default" {
+			tags = append(tags, "default") // rules that name no connection mean the first source
+		}
+		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.name, Tags: tags, Catalog: server})
+	}
+	return closeAll, nil
+}
+
+// mostBuckets is how many buckets and lookups are shown to a person.
+const mostBuckets = 20
+
+// writeSimulation prints a simulation for people.
+func writeSimulation(out io.Writer, s *inspect.Simulation) error {
+	var rows, bytes int64
+	for _, t := range s.Tables {
+		rows, bytes = rows+t.Rows, bytes+t.Bytes
+	}
+	user := "the user"
+	if s.User != "" {
+		user = "user " + s.User
+	}
+	fmt.Fprintf(out, "%s gets %s with %s, %s\n", user, count(len(s.Buckets), "bucket"), count(int(rows), "row"), size(bytes))
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	if len(s.Definitions) > 0 {
+		fmt.Fprint(w, "\nDEFINITION\tPRIORITY\tBUCKETS\tROWS\tSIZE\n")
+		for _, d := range s.Definitions {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\n", d.Definition, d.Priority, d.Buckets, d.Rows, size(d.Bytes))
+		}
+		w.Flush()
+	}
+	if len(s.Tables) > 0 {
+		fmt.Fprint(w, "\nTABLE\tROWS\tSIZE\tFROM\n")
+		for _, t := range s.Tables {
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s", t.Table, t.Rows, size(t.Bytes), strings.Join(t.Sources, ", "))
+			if t.Copies > 0 {
+				fmt.Fprintf(w, "; %d more copies, of rows in several buckets", t.Copies)
+			}
+			fmt.Fprintln(w)
+		}
+		w.Flush()
+	}
+	if len(s.Buckets) > 0 {
+		fmt.Fprint(w, "\nBUCKET\tPRIORITY\tROWS\tSIZE\tBECAUSE OF\n")
+		for _, b := range s.Buckets[:min(len(s.Buckets), mostBuckets)] {
+			why := b.Source
+			if !b.Default {
+				why += ", subscribed"
+			}
+			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\n", b.Name, b.Priority, b.Rows, size(b.Bytes), why)
+		}
+		more(w, len(s.Buckets))
+		w.Flush()
+	}
+	if len(s.Lookups) > 0 {
+		fmt.Fprint(w, "\nLOOKUP\tIN\tKEY\tGIVES\tFROM ROWS\n")
+		for _, l := range s.Lookups[:min(len(s.Lookups), mostBuckets)] {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.Definition, strings.Join(l.Tables, ", "), l.Key, gives(l), shorten(l.Rows, len(l.Rows)))
+		}
+		more(w, len(s.Lookups))
+		w.Flush()
+	}
+	if len(s.Refusals) > 0 {
+		fmt.Fprint(w, "\nGIVES NOTHING\tAT\tBECAUSE\n")
+		for _, r := range s.Refusals[:min(len(s.Refusals), mostBuckets)] {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", r.Source, r.At, r.Why)
+		}
+		more(w, len(s.Refusals))
+		w.Flush()
+	}
+	if len(s.Problems) > 0 {
+		fmt.Fprintln(out, "\nPROBLEMS")
+		for _, p := range s.Problems {
+			fmt.Fprintf(out, "  %s: %s", p.Object, p.Message)
+			if p.Rows > 0 {
+				fmt.Fprintf(out, " (%s, first: %s)", count(int(p.Rows), "row"), p.Row)
+			}
+			fmt.Fprintln(out)
+			if p.Hint != "" {
+				fmt.Fprintf(out, "    hint: %s\n", p.Hint)
+			}
+		}
+	}
+	return nil
+}
+
+func more(w io.Writer, n int) {
+	if n > mostBuckets {
+		fmt.Fprintf(w, "… and %d more; --json lists all\n", n-mostBuckets)
+	}
+}
+
+// gives tells what a lookup gives: how much, and the first of it.
+func gives(l inspect.SimulatedLookup) string {
+	if l.Results == 0 {
+		return "nothing"
+	}
+	texts := make([]string, len(l.Outputs))
+	for i, o := range l.Outputs {
+		texts[i] = string(o)
+	}
+	return fmt.Sprintf("%d: %s", l.Results, shorten(texts, l.Results))
+}
+
+// shorten gives the first of a list of n.
+func shorten(list []string, n int) string {
+	const few = 3
+	text := strings.Join(list[:min(len(list), few)], ", ")
+	if n > few {
+		text += ", …"
+	}
+	return text
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1000)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+}
