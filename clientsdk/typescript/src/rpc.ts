@@ -32,9 +32,22 @@ export interface WriteResult extends Columns {
   readonly changes: number;
 }
 
+/** What a page had asked of the owner before, and asks of this one at once. */
+export interface Resumed {
+  readonly streams: readonly { readonly key: StreamKey; readonly priority: number | null; readonly ttl: number }[];
+  /** Its call of connect; null if it made none. */
+  readonly connect: { readonly id: string; readonly options: ConnectOptions } | null;
+}
+
 /** What the owner does for a page. A key names a write, so that it is done once however often it is asked for. */
 export interface OwnerApi {
-  hello(tab: string, schema: Schema): { readonly clientId: string; readonly status: SyncStatus };
+  /**
+   * Comes first, and once. From here on the page is told what happens, beginning
+   * with the status of this moment. Gives the versions of the list of streams
+   * that have the page's. A connection that is there already is left alone, and
+   * after a disconnect none is made.
+   */
+  hello(tab: string, schema: Schema, resumed: Resumed): { readonly clientId: string; readonly versions: readonly number[] };
   query(sql: string, params: readonly Param[]): Columns;
   execute(key: string, statements: readonly StatementCall[]): WriteResult;
   /** An interactive transaction: begin, any statements, commit or rollback. */
@@ -46,8 +59,8 @@ export interface OwnerApi {
   wasDone(key: string): boolean;
   /** Types of rows a query reads. */
   tablesOf(sql: string): readonly string[];
-  /** resume: after a change of owners; a connection that is there already is left alone. */
-  connect(options: ConnectOptions, resume: boolean): void;
+  /** id names the call, so that it is done once. */
+  connect(id: string, options: ConnectOptions): void;
   disconnect(): void;
   reconnect(): void;
   clear(keepLocal: boolean): void;

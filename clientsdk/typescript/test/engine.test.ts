@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { gzipSync } from "node:zlib";
 import { addChecksums, putChecksum } from "../src/checksum.js";
 import { Owner } from "../src/owner/owner.js";
@@ -20,7 +20,7 @@ const bucket = (name: string, checksum: number, count: number): object => ({ buc
 const checkpoint = (id: number, buckets: object[], more: object = {}): object => ({ checkpoint: { last_op_id: String(id), buckets, streams: [], ...more } });
 const complete = (id: number): object => ({ checkpoint_complete: { last_op_id: String(id) } });
 const titles = async (p: TestPage = page): Promise<unknown[]> => (await p.rows("SELECT title FROM todos ORDER BY title")).flat();
-const until = (condition: () => void | Promise<void>): Promise<void> => vi.waitFor(condition, { timeout: 3000, interval: 5 });
+const until = (condition: () => void | Promise<void>): Promise<void> => vi.waitFor(condition, { timeout: 60_000, interval: 5 });
 
 /** A first sync of one row. */
 function firstSync(s: FakeSocket, title = "Milk"): void {
@@ -31,7 +31,7 @@ function firstSync(s: FakeSocket, title = "Milk"): void {
 describe("a connection", () => {
   it("asks with what is stored, shows what comes, and acknowledges it", async () => {
     fakeSockets();
-    await page.peer.call("connect", [{ ...fast, parameters: { tenant: "x" }, appMetadata: { v: "1" } }, false]);
+    await page.connect({ ...fast, parameters: { tenant: "x" }, appMetadata: { v: "1" } });
     const s = await socket(0);
     expect([s.url, s.protocol]).toEqual(["ws://server.test/base/sync/ws", "millrace.v1"]);
     expect(s.sent("open")[0]).toMatchObject({ buckets: [], raw_data: true, token: "t1", parameters: { tenant: "x" }, app_metadata: { v: "1" }, accept: ["gzip"], streams: { include_defaults: true } });
@@ -46,7 +46,7 @@ describe("a connection", () => {
 
   it("inflates compressed frames, in order with others", async () => {
     fakeSockets();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     const r = row("a", "Ünï\u{1f6b6}") as { checksum: number };
     s.says(checkpoint(1, [bucket("b", r.checksum, 1)]));
@@ -60,7 +60,7 @@ describe("a connection", () => {
 
   it("gives credit for what is stored", async () => {
     fakeSockets();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     const open = s.sent("open")[0] as { credit_bytes: number };
     const big = "x".repeat(1 << 20);
@@ -82,7 +82,7 @@ describe("a connection", () => {
   it("works offline, says why, and goes on trying (D5)", async () => {
     fakeSockets();
     page.credentials = async () => Promise.reject(new Error("no network"));
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     await until(() => expect(page.status?.downloadError?.message).toBe("fetch credentials: no network"));
     await page.write("INSERT INTO todos (id, title) VALUES ('o', 'Offline')");
     expect(await titles()).toEqual(["Offline"]);
@@ -97,7 +97,7 @@ describe("a connection", () => {
     fakeSockets();
     let n = 0;
     page.credentials = async () => ({ endpoint: "http://server.test", token: `t${++n}` });
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     firstSync(s);
     s.says({ token_expires_in: 25 });
@@ -111,7 +111,7 @@ describe("a connection", () => {
 
   it("sends changed subscriptions on the open stream, and knows when they are covered (D6)", async () => {
     fakeSockets();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     firstSync(s);
     await until(() => expect(page.status?.hasSynced).toBe(true));
@@ -127,7 +127,7 @@ describe("a connection", () => {
 
   it("ends when the server says what is no protocol, and begins anew", async () => {
     fakeSockets();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     (await socket(0)).onmessage?.({ data: "{nonsense" });
     await until(() => expect(page.status?.downloadError?.message).toContain("a line of the sync stream"));
     (await socket(1)).says(complete(3));
@@ -138,7 +138,7 @@ describe("a connection", () => {
 
   it("counts as lost when the server is silent", async () => {
     fakeSockets();
-    await page.peer.call("connect", [{ ...fast, silence: 30 }, false]);
+    await page.connect({ ...fast, silence: 30 });
     firstSync(await socket(0));
     await until(() => expect(page.status?.downloadError?.message).toContain("silent"));
     await socket(1);
@@ -147,7 +147,7 @@ describe("a connection", () => {
   it("stops for all pages when one disconnects", async () => {
     fakeSockets();
     const other = await new TestPage(owner).hello();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     firstSync(s);
     await until(() => expect(other.status?.connected).toBe(true));
@@ -160,17 +160,17 @@ describe("a connection", () => {
   it("is left alone by another page that asks for the same, and replaced for another or by its own", async () => {
     fakeSockets();
     const other = await new TestPage(owner).hello();
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     firstSync(s);
     await until(() => expect(page.status?.connected).toBe(true));
-    await other.peer.call("connect", [fast, false]);
-    await other.peer.call("connect", [{ ...fast, appMetadata: { v: "2" } }, true]); // after a change of owners
+    await other.connect(fast);
+    await other.hello({ ...fast, appMetadata: { v: "2" } }); // after a change of owners
     expect([s.open, FakeSocket.all.length]).toEqual([true, 1]);
-    await other.peer.call("connect", [{ ...fast, appMetadata: { v: "2" } }, false]);
+    await other.connect({ ...fast, appMetadata: { v: "2" } });
     expect(s.open).toBe(false);
     expect((await socket(1)).sent("open")[0]).toMatchObject({ app_metadata: { v: "2" } });
-    await other.peer.call("connect", [{ ...fast, appMetadata: { v: "2" } }, false]); // by the one that made it
+    await other.connect({ ...fast, appMetadata: { v: "2" } }); // by the one that made it
     await socket(2);
     expect(FakeSocket.all[1]?.open).toBe(false);
   });
@@ -179,8 +179,8 @@ describe("a connection", () => {
     fakeSockets();
     const other = await new TestPage(owner).hello();
     other.credentials = async () => ({ endpoint: "http://server.test", token: "other's" });
-    await page.peer.call("connect", [fast, false]);
-    await other.peer.call("connect", [fast, false]);
+    await page.connect(fast);
+    await other.connect(fast);
     firstSync(await socket(0));
     await until(() => expect(other.status?.connected).toBe(true));
     page.peer.close();
@@ -188,10 +188,41 @@ describe("a connection", () => {
     expect((await socket(1)).sent("open")[0]).toMatchObject({ token: "other's" });
   });
 
+  it("asks another page for credentials when one gives no answer, as one that is frozen", async () => {
+    fakeSockets();
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const soon = (ms = 20): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
+    const other = new TestPage(owner);
+    other.credentials = async () => ({ endpoint: "http://server.test", token: "other's" });
+    page.credentials = () => new Promise(() => {});
+    const greeted = other.hello();
+    await soon();
+    await greeted;
+    void page.connect(fast);
+    await soon();
+    void other.connect(fast);
+    await soon();
+    expect(page.status).toMatchObject({ connecting: true, downloadError: null });
+    await soon(30_000);
+    await until(() => expect(other.status?.downloadError?.message).toContain("fetchCredentials gave nothing within 30 s"));
+    await until(() => expect(FakeSocket.all[0]?.sent("open")[0]).toMatchObject({ token: "other's" }));
+  });
+
+  it("is tried again when its WebSocket does not open", async () => {
+    fakeSockets();
+    FakeSocket.reachable = false;
+    await page.connect({ ...fast, silence: 30 });
+    await until(() => expect(page.status?.downloadError?.message).toBe("the sync WebSocket did not open within 0.03 s"));
+    expect(FakeSocket.all[0]?.readyState).toBe(3);
+    FakeSocket.reachable = true;
+    await until(() => expect(FakeSocket.all.at(-1)?.sent("open")).toHaveLength(1));
+  });
+
   it("with an endpoint that is no URL says so", async () => {
     fakeSockets();
     page.credentials = async () => ({ endpoint: "sync.example.com", token: "t" });
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     await until(() => expect(page.status?.downloadError?.message).toContain("open the sync WebSocket"));
   });
 });
@@ -211,7 +242,7 @@ describe("uploads", () => {
     page.upload = sender(page, (ops) => sent.push(ops.map((o) => o.id).join("+")));
     await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x'), ('2', 'y')");
     await page.write("INSERT INTO todos (id, title) VALUES ('3', 'z')");
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     s.says(checkpoint(1, []), complete(1));
     await until(() => expect(s.sent("checkpoint_request")).toHaveLength(1));
@@ -233,7 +264,7 @@ describe("uploads", () => {
     fakeSockets();
     page.upload = sender(page, () => undefined);
     await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x')");
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     const s = await socket(0);
     s.says(checkpoint(1, []), complete(1));
     await until(() => expect(s.sent("checkpoint_request")).toHaveLength(1));
@@ -254,7 +285,7 @@ describe("uploads", () => {
       if (fail) throw new Error("the backend is down");
     });
     await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x')");
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     (await socket(0)).says(checkpoint(1, []), complete(1));
     await until(async () => expect((await page.peer.call("uploadQueue", [1]))[0]).toMatchObject({ lastError: "upload: the backend is down" }));
     await until(async () => expect((await page.peer.call("uploadQueue", [1]))[0]?.attempts).toBeGreaterThan(1));
@@ -266,7 +297,7 @@ describe("uploads", () => {
   it("that never complete anything are an error", async () => {
     fakeSockets();
     await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x')");
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     await until(() => expect(page.status?.uploadError?.message).toContain("without completing the oldest transaction"));
   });
 
@@ -280,7 +311,7 @@ describe("uploads", () => {
     };
     await page.write("INSERT INTO todos (id, title) VALUES ('bad', 'x')");
     await page.write("INSERT INTO todos (id, title) VALUES ('good', 'y')");
-    await page.peer.call("connect", [fast, false]);
+    await page.connect(fast);
     (await socket(0)).says(checkpoint(1, []));
     await until(() => expect(page.status?.pendingUploads).toBe(0));
     const [rejected] = await page.peer.call("rejectedUploads", [10]);
@@ -298,8 +329,8 @@ describe("uploads", () => {
       return new Promise(() => {}); // never done
     };
     other.upload = sender(other, () => {});
-    await page.peer.call("connect", [fast, false]); // the one that made the connection is asked first
-    await other.peer.call("connect", [fast, false]);
+    await page.connect(fast); // the one that made the connection is asked first
+    await other.connect(fast);
     await until(() => expect(FakeSocket.all.at(-1)?.open).toBe(true));
     await page.write("INSERT INTO todos (id, title) VALUES ('1', 'x')");
     await until(() => expect(began).toBe(true));
@@ -310,7 +341,7 @@ describe("uploads", () => {
 
 it("a damaged op makes only its bucket be asked for again, and nothing of it is shown (S3)", async () => {
   fakeSockets();
-  await page.peer.call("connect", [fast, false]);
+  await page.connect(fast);
   const s = await socket(0);
   const [a, b] = [row("a", "Milk") as { checksum: number }, row("b", "Bread") as { checksum: number }];
   const both = [bucket("one", a.checksum, 1), bucket("two", b.checksum, 1)];

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Owner } from "../src/owner/owner.js";
 import type { Connection } from "../src/sqlite/connection.js";
-import { TestPage } from "./support/pages.js";
+import { pageSchema, TestPage } from "./support/pages.js";
 import { memory } from "./support/sqlite.js";
 
 let db: Connection;
@@ -19,6 +19,7 @@ afterEach(async () => {
   await owner.close();
 });
 
+const until = (condition: () => void): Promise<void> => vi.waitFor(condition, { timeout: 60_000, interval: 5 });
 const todos = "SELECT id FROM todos ORDER BY id";
 const insert = (id: string): string => `INSERT INTO todos (id) VALUES ('${id}')`;
 
@@ -26,10 +27,10 @@ describe("writes", () => {
   it("are seen by every page, which is told of the tables and the queue", async () => {
     await first.write(insert("a"));
     expect(await second.rows(todos)).toEqual([["a"]]);
-    await vi.waitFor(() => expect(second.events).toContainEqual({ type: "changes", types: ["todos"] }));
-    await vi.waitFor(() => expect(second.status?.pendingUploads).toBe(1));
+    await until(() => expect(second.events).toContainEqual({ type: "changes", types: ["todos"] }));
+    await until(() => expect(second.status?.pendingUploads).toBe(1));
     await first.write("INSERT INTO drafts (id, body) VALUES ('d', 'x')");
-    await vi.waitFor(() => expect(second.events).toContainEqual({ type: "changes", types: ["drafts"] }));
+    await until(() => expect(second.events).toContainEqual({ type: "changes", types: ["drafts"] }));
   });
 
   it("with the same key are done once (T3)", async () => {
@@ -133,12 +134,12 @@ describe("subscriptions", () => {
   it("of a page that is gone begin to expire (T6)", async () => {
     await first.peer.call("subscribe", [key, null, 1000]);
     first.vanish();
-    await vi.waitFor(() => expect(expiries()).toEqual([[-1, 1000, 0]]));
+    await until(() => expect(expiries()).toEqual([[-1, 1000, 0]]));
   });
 });
 
 it("clears everything but local-only rows and the device's name", async () => {
-  const { clientId } = await first.peer.call("hello", ["tab", (await import("./support/pages.js")).pageSchema]);
+  const { clientId } = await first.peer.call("hello", ["tab", pageSchema, { streams: [], connect: null }]);
   await first.write(insert("a"));
   await first.write("INSERT INTO drafts (id, body) VALUES ('d', 'kept')");
   await first.peer.call("clear", [true]);

@@ -2,7 +2,7 @@
 import { act, StrictMode, useState } from "react";
 import type { ReactElement } from "react";
 import { createRoot } from "react-dom/client";
-import { afterEach, beforeEach, expect, it } from "vitest";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import type { Millrace } from "../src/client/millrace.js";
 import { Listeners } from "../src/client/signals.js";
 import { Watch } from "../src/client/watch.js";
@@ -50,9 +50,10 @@ let root: ReturnType<typeof createRoot>;
 let element: HTMLElement;
 (globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
 
-const settle = (): Promise<void> => act(() => new Promise<void>((resolve) => setTimeout(resolve, 15)));
+const settle = (): Promise<void> => act(async () => void (await vi.advanceTimersByTimeAsync(15)));
 
 beforeEach(() => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   db = new FakeDb();
   element = document.createElement("div");
   root = createRoot(element);
@@ -61,6 +62,7 @@ afterEach(async () => {
   await act(async () => root.unmount());
   await settle();
   expect(db.watching).toBe(0);
+  vi.useRealTimers();
 });
 
 function show(app: ReactElement): Promise<void> {

@@ -1,4 +1,4 @@
-import { expect, it, vi } from "vitest";
+import { afterEach, beforeEach, expect, it, vi } from "vitest";
 import { Listeners } from "../src/client/signals.js";
 import type { WatchOptions } from "../src/client/watch.js";
 import { Watch } from "../src/client/watch.js";
@@ -32,7 +32,10 @@ class Source {
   }
 }
 
-const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 10));
+const settled = async (): Promise<void> => void (await vi.advanceTimersByTimeAsync(10));
+
+beforeEach(() => void vi.useFakeTimers());
+afterEach(() => void vi.useRealTimers());
 
 it("gives the result at once, and again for changes of its tables only", async () => {
   const s = new Source();
@@ -70,7 +73,7 @@ it("gathers changes that come faster than its throttle", async () => {
   const undo = s.watch({ throttle: 50 }).subscribe(() => {});
   await settled();
   for (let i = 0; i < 100; i++) s.set(i, "todos");
-  await new Promise((resolve) => setTimeout(resolve, 120));
+  await vi.advanceTimersByTimeAsync(120);
   expect(s.runs).toBe(2);
   undo();
 });
@@ -79,18 +82,17 @@ it("can be iterated, each time on its own, until broken off or the signal ends",
   const s = new Source();
   const stop = new AbortController();
   const w = s.watch({ throttle: 0, signal: stop.signal });
+  vi.useRealTimers(); // the iteration waits, nobody advances the time
   for await (const [v] of w) {
     if (v === 3) break;
     s.set((v as number) + 1, "todos");
   }
-  const second = (async () => {
-    const seen: number[] = [];
-    for await (const [v] of w) seen.push(v as number);
-    return seen;
-  })();
-  await settled();
-  stop.abort();
-  expect(await second).toEqual([3]);
+  const seen: number[] = [];
+  for await (const [v] of w) {
+    seen.push(v as number);
+    stop.abort();
+  }
+  expect(seen).toEqual([3]);
 });
 
 it("tells the error that ends it", async () => {

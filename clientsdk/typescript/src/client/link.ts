@@ -42,6 +42,8 @@ export class Link {
   private direct: MessagePort | null = null;
   private hiding: ReturnType<typeof setTimeout> | undefined;
   private readonly leaving = new AbortController();
+  /** Resolves when this page holds its lock. */
+  private readonly present: Promise<void>;
   private owner = "";
   private peer: OwnerPeer | null = null;
   private ready: PromiseWithResolversOf<OwnerPeer>;
@@ -56,7 +58,14 @@ export class Link {
   ) {
     this.ready = withResolvers();
     // Held until the page goes: it tells owners that the page is there.
-    void navigator.locks.request(tabLock(options.db, this.tab), () => new Promise<void>((resolve) => this.leaving.signal.addEventListener("abort", () => resolve())));
+    this.present = new Promise((present, refused) => {
+      const hold = (): Promise<void> => {
+        present();
+        return this.leaving.signal.aborted ? Promise.resolve() : new Promise((resolve) => this.leaving.signal.addEventListener("abort", () => resolve()));
+      };
+      navigator.locks.request(tabLock(options.db, this.tab), hold).catch(refused);
+    });
+    this.present.catch((e: unknown) => this.fail(message(e)));
     this.room = new BroadcastChannel(roomName(options.db));
     this.room.addEventListener("message", (e: MessageEvent<RoomMessage>) => {
       if (e.data.type === "owner" && e.data.owner !== this.me) this.announced(e.data.owner);
@@ -155,12 +164,13 @@ export class Link {
     this.peer = null;
   }
 
-  /** The owner has said good-bye; the next one announces itself. */
+  /** The owner has said good-bye. The next one announces itself; one that is still there after all, when asked. */
   private left(peer: OwnerPeer): void {
     if (this.peer !== peer) return;
     this.owner = "";
     this.isOwner = false;
     this.drop();
+    this.room.postMessage({ type: "who" } satisfies RoomMessage);
   }
 
   private announced(owner: string): void {
@@ -174,6 +184,8 @@ export class Link {
   /** Tries the ways to an owner until it greets, or is no longer the owner. */
   private async reach(owner: string): Promise<void> {
     let brokered = this.broker !== null;
+    // An owner takes a page without its lock for one that is gone.
+    await this.present;
     while (this.owner === owner && this.failure === null) {
       const peer: OwnerPeer = new Peer<OwnerApi, PageApi>(this.way(owner, brokered), this.handlers.page, (e) => this.handlers.event(e as OwnerEvent), () => this.left(peer));
       try {
@@ -185,7 +197,7 @@ export class Link {
         return;
       } catch (e) {
         peer.close();
-        if (!(e instanceof LateError) && !(e instanceof ChannelClosedError)) return this.fail(e instanceof Error ? e.message : String(e));
+        if (!(e instanceof LateError) && !(e instanceof ChannelClosedError)) return this.fail(message(e));
         brokered = false;
       }
     }
@@ -204,6 +216,8 @@ export class Link {
     return channel;
   }
 }
+
+const message = (e: unknown): string => (e instanceof Error ? e.message : String(e));
 
 class LateError extends Error {}
 

@@ -75,7 +75,9 @@ export class Millrace<T extends Tables = Tables> {
   private schema: Schema;
   private readonly link: Link;
   private connector: Connector | null = null;
-  private connectOptions: ConnectOptions = {};
+  /** The last call of connect. */
+  private connecting: { readonly id: string; readonly options: ConnectOptions } | null = null;
+  /** The database's pages want to be connected. */
   private wanted = false;
   private snapshot: SyncStatus = initialStatus;
   private id = "";
@@ -119,14 +121,13 @@ export class Millrace<T extends Tables = Tables> {
 
   /** Tells a new owner what this page has asked of the one before. */
   private async greet(peer: OwnerPeer): Promise<void> {
-    // What this owner has said before it knows what the pages want does not count.
-    const { wanted } = this;
-    const { clientId, status } = await peer.call("hello", [this.link.tab, this.schema]);
+    const held = [...this.streams.values()];
+    const streams = held.map(({ key, priority, ttl }) => ({ key, priority, ttl }));
+    for (const h of held) h.version = Infinity; // each owner counts from the start
+    const { clientId, versions } = await peer.call("hello", [this.link.tab, this.schema, { streams, connect: this.wanted ? this.connecting : null }]);
     this.id = clientId;
-    for (const h of this.streams.values()) h.version = await peer.call("subscribe", [h.key, h.priority, h.ttl]);
-    if (this.connector !== null && wanted) await peer.call("connect", [this.connectOptions, true]);
-    this.wanted = wanted;
-    this.setStatus(status);
+    for (const [i, h] of held.entries()) h.version = versions[i] ?? Infinity;
+    this.statusListeners.tell(this.snapshot); // for those who wait for a version
     this.changeListeners.tell(null);
   }
 
@@ -239,9 +240,9 @@ export class Millrace<T extends Tables = Tables> {
   async connect(connector: Connector, options: ConnectOptions = {}): Promise<void> {
     this.check();
     this.connector = connector;
-    this.connectOptions = options;
+    this.connecting = { id: crypto.randomUUID(), options };
     this.wanted = true;
-    await this.link.call("connect", [options, false], true);
+    await this.link.call("connect", [this.connecting.id, options], true);
   }
 
   /** Stops keeping the database in sync, for all its pages. Data and upload queue stay. */

@@ -6,8 +6,8 @@ export interface Credentials {
   readonly token: string;
 }
 
-/** Bounds one call of fetchCredentials. */
-const TIMEOUT = 60_000;
+/** Bounds one call of fetchCredentials. Milliseconds. */
+const TIMEOUT = 30_000;
 
 /** Caches what the connector gave, and asks it for one thing at a time. */
 export class CredentialsCache {
@@ -28,7 +28,9 @@ export class CredentialsCache {
   }
 
   private async ask(signal: AbortSignal): Promise<Credentials> {
-    const got = await this.fetch(AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]));
+    const late = new AbortController();
+    const timer = setTimeout(() => late.abort(new Error(`fetchCredentials gave nothing within ${TIMEOUT / 1000} s`)), TIMEOUT);
+    const got = await this.fetch(AbortSignal.any([signal, late.signal])).finally(() => clearTimeout(timer));
     if (got === null || got === undefined) throw new Error("there are none: fetchCredentials gave null");
     if (typeof got.token !== "string" || got.token === "" || typeof got.endpoint !== "string" || got.endpoint === "") throw new Error("fetchCredentials gave no endpoint or no token");
     this.last = got;

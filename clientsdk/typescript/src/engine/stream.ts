@@ -6,6 +6,8 @@ import { checkpointRequestFrame, CLOSE, creditFrame, openFrame, PATH, SUBPROTOCO
 export const CREDIT_BYTES = 8 << 20;
 /** Servers speak every 20 s at least. */
 export const DEFAULT_SILENCE = 50_000;
+/** How long a connection may take to open, if `silence` is not shorter. */
+const OPEN_TIMEOUT = 20_000;
 const CHECKPOINT_TIMEOUT = 30_000;
 /** A row may have about 16 MB; a frame holds at least one line. */
 const MAX_FRAME_BYTES = 64 << 20;
@@ -46,7 +48,8 @@ export class SyncStream {
     };
     this.socket.onmessage = (e: MessageEvent<string | ArrayBuffer>) => this.message(e.data);
     this.socket.onclose = (e) => this.end(closeReason(e.code), new Error(`the server closed the sync WebSocket (${e.code})${e.reason === "" ? "" : ": " + e.reason}`));
-    this.heard();
+    const patience = Math.min(OPEN_TIMEOUT, silence);
+    this.silent = setTimeout(() => this.end("lost", new Error(`the sync WebSocket did not open within ${patience / 1000} s`)), patience);
   }
 
   /** Sends a frame. */

@@ -2,7 +2,7 @@ import type { ConnectOptions, EngineConnector } from "../engine/engine.js";
 import { Engine, syncedStatus } from "../engine/engine.js";
 import { Turn, pause } from "../engine/turn.js";
 import { TransactionLostError } from "../errors.js";
-import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi, StatementCall, WriteResult } from "../rpc.js";
+import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi, Resumed, StatementCall, WriteResult } from "../rpc.js";
 import { Peer } from "../rpc.js";
 import type { Schema } from "../schema.js";
 import { checkSchema } from "../schema.js";
@@ -30,7 +30,8 @@ const VERIFY_SLICE = 2_000;
 
 /** A page that is served. */
 class Client {
-  tab = "";
+  /** It has said hello: it is told what happens. */
+  greeted = false;
   readonly streams = new Map<string, StreamKey>();
   /** It called connect, and answers for credentials and uploads. */
   connects = false;
@@ -52,8 +53,10 @@ export class Owner {
   private engine: Engine | null = null;
   /** The app wants to be connected. */
   private wanted = false;
-  /** Who made the present connection, and with which options. */
-  private connection: { readonly by: Client; readonly made: string } | null = null;
+  /** A page of this owner has said whether to be connected: what pages wanted of the owner before no longer counts. */
+  private told = false;
+  /** Who made the present connection, by which call, and with which options. */
+  private connection: { readonly by: Client; readonly id: string; readonly made: string } | null = null;
   private changing: Promise<unknown> = Promise.resolve();
   private status: SyncStatus;
   private streamsVersion = 1;
@@ -96,24 +99,24 @@ export class Owner {
   }
 
   private broadcast(event: OwnerEvent): void {
-    for (const c of this.clients) c.peer.send(event);
+    for (const c of this.clients) if (c.greeted) c.peer.send(event);
+  }
+
+  private statusEvent(): OwnerEvent {
+    return { type: "status", status: this.status, wanted: this.wanted };
   }
 
   private report(change: Partial<SyncStatus>): void {
     const next = { ...this.status, ...change };
     if (sameStatus(next, this.status)) return;
     this.status = next;
-    this.broadcast({ type: "status", status: next, wanted: this.wanted });
+    this.broadcast(this.statusEvent());
   }
 
   private handler(client: Client): Handler<OwnerApi> {
     const { store, turn } = this;
     return {
-      hello: async (_, tab, schema) => {
-        client.tab = tab;
-        await turn.run(() => this.applySchema(schema));
-        return { clientId: store.clientId, status: this.status };
-      },
+      hello: (_, __, schema, resumed) => this.hello(client, schema, resumed),
       query: (_, sql, params) => turn.run(() => this.query(sql, params)),
       execute: (_, key, statements) => turn.run(() => this.execute(key, statements)),
       begin: () => this.begin(client),
@@ -135,13 +138,17 @@ export class Owner {
       },
       wasDone: (_, key) => turn.run(() => doneChanges(store, key) !== null),
       tablesOf: (_, sql) => turn.run(() => tablesOf(store, sql)),
-      connect: (_, options, resume) => {
-        client.connects = true;
-        return this.startEngine(client, options, resume);
+      connect: (_, id, options) => {
+        this.told = true;
+        return this.startEngine(client, id, options, false);
       },
-      disconnect: () => this.stopEngine(false),
+      disconnect: () => {
+        this.told = true;
+        return this.stopEngine(false);
+      },
       reconnect: () => this.engine?.retryNow(),
       clear: async (_, keepLocal) => {
+        this.told = true;
         await this.stopEngine(false);
         await turn.run(() => clear(store, keepLocal));
         this.streamsVersion++;
@@ -162,6 +169,21 @@ export class Owner {
       verify: (signal) => this.verify(signal),
       diagnostics: () => turn.run(() => diagnostics(store)),
     };
+  }
+
+  /**
+   * The status goes as an event, like all that follow it, and not with the
+   * answer: an answer may be overtaken by an event that is newer.
+   */
+  private async hello(client: Client, schema: Schema, resumed: Resumed): Promise<{ clientId: string; versions: number[] }> {
+    const versions = await this.turn.run(() => {
+      this.applySchema(schema);
+      return resumed.streams.map((s) => this.subscribe(client, s.key, s.priority, s.ttl));
+    });
+    if (resumed.connect !== null) await this.startEngine(client, resumed.connect.id, resumed.connect.options, true);
+    client.greeted = true;
+    client.peer.send(this.statusEvent());
+    return { clientId: this.store.clientId, versions };
   }
 
   private applySchema(schema: Schema): void {
@@ -262,15 +284,19 @@ export class Owner {
 
   /**
    * Connects, replacing an earlier connection. One that another page has made
-   * with the same options stays as it is: opening a page interrupts nobody.
+   * with the same options stays as it is: opening a page interrupts nobody. So
+   * does one made by this very call, and any if the page only resumes.
    */
-  private startEngine(client: Client, options: ConnectOptions, resume: boolean): Promise<void> {
+  private startEngine(client: Client, id: string, options: ConnectOptions, resume: boolean): Promise<void> {
     return this.change(async () => {
-      this.wanted = true;
+      client.connects = true;
+      if (resume && this.told && !this.wanted) return;
       const made = JSON.stringify(options);
-      if (this.engine !== null && (resume || (this.connection?.by !== client && this.connection?.made === made))) return;
-      this.connection = { by: client, made };
-      await this.engine?.stop();
+      const { engine, connection } = this;
+      if (engine !== null && (resume || connection?.id === id || (connection?.by !== client && connection?.made === made))) return;
+      this.wanted = true;
+      this.connection = { by: client, id, made };
+      await engine?.stop();
       const host = {
         store: this.store, turn: this.turn,
         report: (c: Partial<SyncStatus>) => this.report(c),
@@ -279,6 +305,7 @@ export class Owner {
       };
       this.engine = new Engine(host, this.connector(client), options);
       this.engine.start();
+      this.broadcast(this.statusEvent());
     });
   }
 
@@ -288,7 +315,7 @@ export class Owner {
       const e = this.engine;
       this.engine = null;
       await e?.stop();
-      this.broadcast({ type: "status", status: this.status, wanted });
+      this.broadcast(this.statusEvent());
     });
   }
 
@@ -299,17 +326,26 @@ export class Owner {
     return mine;
   }
 
-  /** The app's functions, in the page that connected last if it is still there, else in another. */
+  /**
+   * The app's functions, in the page that connected last. If it is gone, or
+   * failed when it was asked last (it may be frozen), in another, if there is one.
+   */
   private connector(first: Client): EngineConnector {
-    const page = (): Client => {
+    let preferred = first;
+    const ask = async <T>(fn: (peer: Peer<PageApi, OwnerApi>) => Promise<T>): Promise<T> => {
       const all = [...this.clients].filter((c) => c.connects);
-      const found = all.includes(first) ? first : all.at(-1);
-      if (found === undefined) throw new Error("no page with a connector is open");
-      return found;
+      const page = all.includes(preferred) ? preferred : all.at(-1);
+      if (page === undefined) throw new Error("no page with a connector is open");
+      try {
+        return await fn(page.peer);
+      } catch (e) {
+        preferred = all[(all.indexOf(page) + 1) % all.length] ?? first;
+        throw e;
+      }
     };
     return {
-      fetchCredentials: async (signal) => page().peer.call("credentials", [], signal),
-      uploadData: async (signal) => page().peer.call("upload", [], signal),
+      fetchCredentials: (signal) => ask((peer) => peer.call("credentials", [], signal)),
+      uploadData: (signal) => ask((peer) => peer.call("upload", [], signal)),
     };
   }
 

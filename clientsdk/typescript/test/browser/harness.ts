@@ -119,9 +119,12 @@ export class Harness {
   }
 }
 
+/** Bounds what is waited for: so long that only what hangs is caught. Milliseconds. */
+export const PATIENCE = 60_000;
+
 /** Polls a page until an expression, or what it promises, holds. */
 export async function eventually(page: Page, expression: string): Promise<void> {
-  const until = Date.now() + 15_000;
+  const until = Date.now() + PATIENCE;
   while (!(await page.evaluate(`(async () => Boolean(await (${expression})))()`))) {
     if (Date.now() > until) throw new Error(`never true: ${expression}; status ${JSON.stringify(await page.evaluate("syncStatus()"))}`);
     await new Promise((resolve) => setTimeout(resolve, 25));

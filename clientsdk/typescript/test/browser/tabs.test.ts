@@ -30,6 +30,7 @@ const writeLoop = (prefix: string): string => `(() => {
         acknowledged.push(id);
       } catch (e) { failed.push(String(e)); }
     }
+    window.stopped = true;
   })();
 })()`;
 
@@ -74,7 +75,7 @@ describe.each([{ way: "the broker", query: {} as Record<string, string> }, { way
     const have = await other.evaluate<number>("acknowledged.length");
     await eventually(other, `acknowledged.length > ${have} + 20`);
     await other.evaluate("window.stopWriting = true");
-    await other.evaluate("new Promise((r) => setTimeout(r, 100))");
+    await eventually(other, "window.stopped");
     const [acknowledged, failed, ids] = await other.evaluate<[string[], string[], string[]]>("db.getAll('SELECT id FROM todos').then((r) => [acknowledged, failed, r.map((x) => x.id)])");
     expect(failed).toEqual([]);
     for (const id of [...before, ...acknowledged]) expect(ids).toContain(id);
@@ -105,6 +106,7 @@ describe("an owner that is still there", () => {
     await eventually(other, "db.isOwner");
     await eventually(other, "acknowledged.length > 40");
     await other.evaluate("window.stopWriting = true");
+    await eventually(other, "window.stopped");
     await eventually(other, atRest);
     expect(await other.evaluate("failed")).toEqual([]);
     const n = await other.evaluate<number>("db.get('SELECT count(*) AS n FROM todos').then((r) => r.n)");

@@ -1,4 +1,5 @@
 /** Pages of an owner, without browsers: channels in this process. */
+import type { ConnectOptions } from "../../src/engine/engine.js";
 import type { Owner } from "../../src/owner/owner.js";
 import type { Channel, Handler, OwnerApi, OwnerEvent, PageApi } from "../../src/rpc.js";
 import { Peer } from "../../src/rpc.js";
@@ -48,9 +49,15 @@ export class TestPage {
     };
   }
 
-  async hello(): Promise<this> {
-    await this.peer.call("hello", ["tab", pageSchema]);
+  /** Greets the owner; with options, as a page that was connected before. */
+  async hello(options?: ConnectOptions): Promise<this> {
+    const connect = options === undefined ? null : { id: crypto.randomUUID(), options };
+    await this.peer.call("hello", ["tab", pageSchema, { streams: [], connect }]);
     return this;
+  }
+
+  async connect(options: ConnectOptions, id: string = crypto.randomUUID()): Promise<void> {
+    await this.peer.call("connect", [id, options]);
   }
 
   async rows(sql: string): Promise<unknown[][]> {

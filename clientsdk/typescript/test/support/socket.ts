@@ -6,6 +6,8 @@ type Frame = Record<string, Record<string, unknown>>;
 export class FakeSocket {
   static readonly OPEN = 1;
   static all: FakeSocket[] = [];
+  /** False: new ones do not open. */
+  static reachable = true;
 
   readyState = 0;
   binaryType = "blob";
@@ -21,7 +23,7 @@ export class FakeSocket {
   ) {
     FakeSocket.all.push(this);
     queueMicrotask(() => {
-      if (this.readyState !== 0) return;
+      if (this.readyState !== 0 || !FakeSocket.reachable) return;
       this.readyState = 1;
       this.onopen?.();
     });
@@ -63,6 +65,7 @@ export class FakeSocket {
 /** Puts fake sockets in the place of real ones until the test ends. */
 export function fakeSockets(): void {
   FakeSocket.all = [];
+  FakeSocket.reachable = true;
   vi.stubGlobal("WebSocket", FakeSocket);
   onTestFinished(() => void vi.unstubAllGlobals());
 }
@@ -73,5 +76,5 @@ export async function socket(n: number): Promise<FakeSocket> {
     const s = FakeSocket.all[n];
     if (s === undefined || s.sent("open").length === 0) throw new Error(`no attempt ${n}; there were ${FakeSocket.all.length}`);
     return s;
-  }, 3000);
+  }, 60_000);
 }
