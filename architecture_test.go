@@ -47,7 +47,7 @@ var layers = map[string]layer{
 	"migrations":        {ours: []string{"sql"}, theirs: []string{pgx, "github.com/golang-migrate/migrate/v4"}},
 	"protocol":          {ours: []string{"."}},
 	"relay":             {ours: []string{".", "syncrules", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/golang-jwt/jwt/v5", "github.com/MicahParks", "github.com/klauspost/compress", "github.com/prometheus/client_golang", xsync, "golang.org/x/time"}},
-	"inspect":           {ours: []string{".", "syncrules", "store", "decoder/catalog", "decoder/pgoutput", "decoder/pgvalue"}, theirs: []string{pgx}},
+	"inspect":           {ours: []string{".", "syncrules", "store", "decoder/catalog", "decoder/pgoutput", "decoder/pgvalue", "decoder/rulecheck"}, theirs: []string{pgx}},
 	"clientsdk":         {ours: []string{".", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/klauspost/compress", "modernc.org/sqlite", xsync}},
 	"config":            {ours: []string{"."}, theirs: []string{"go.yaml.in/yaml/v4", pgx}},
 	"demo":              {},

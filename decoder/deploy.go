@@ -18,7 +18,7 @@ func deploy(ctx context.Context, c *Config, r Registry, state *millrace.DecoderS
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range diagnostics {
+	for _, d := range append(diagnostics, rules.Warnings()...) {
 		c.Logger.Warn(d.Message, "file", c.RulesFile, "line", d.Line, "column", d.Column)
 	}
 	sets := slices.Clone(state.RuleSets)

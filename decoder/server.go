@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/decoder/catalog"
 	dbsession "github.com/millrace/millrace/decoder/catalog/session"
+	"github.com/millrace/millrace/decoder/rulecheck"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -74,7 +75,31 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 	if err := r.types.Load(ctx, types...); err != nil {
 		return nil, err
 	}
-	return server.Tables(ctx, match, r.types)
+	if tables, err = server.Tables(ctx, match, r.types); err != nil {
+		return nil, err
+	}
+	r.checkRules(tables)
+	return tables, nil
+}
+
+// checkRules logs, once, where the rules that are built or served do not fit
+// the source. What is wrong with whole tables was logged as findings.
+func (r *runner) checkRules(tables []catalog.Table) {
+	set := r.feed.building()
+	if set == nil {
+		set = r.feed.served()
+	}
+	if set == nil {
+		return
+	}
+	rules := rulecheck.Rules{File: fmt.Sprintf("rule set %d", set.set.ID), Text: []byte(set.set.Content), Compiled: set.rules}
+	for _, d := range rulecheck.Names(rules, r.source.tags, tables) {
+		if r.known.shown[d.String()] {
+			continue
+		}
+		r.known.shown[d.String()] = true
+		r.config.Logger.Warn(d.Message, "source", r.source.config.Name, "rule_set", set.set.ID, "line", d.Line, "column", d.Column, "hint", d.Hint)
+	}
 }
 
 func names(tables []catalog.TableName) []string {

@@ -9,12 +9,9 @@ import (
 	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/pgoutput"
 	"github.com/millrace/millrace/decoder/pgvalue"
+	"github.com/millrace/millrace/decoder/rulecheck"
 	"github.com/millrace/millrace/syncrules"
 )
-
-// notPublished is the finding that a table is not in the publication: it will
-// be, once the rules are deployed.
-const notPublished = "MR1014"
 
 // scanner reads the rows of the tables that the rules name, from one snapshot
 // of each source, and evaluates them.
@@ -122,7 +119,7 @@ func (s *scanner) bind(c *SimulationConfig, src *SimulationSource, found *catalo
 	}
 	usable := true
 	for _, f := range found.Findings {
-		if f.Level != catalog.Warn && f.Code != notPublished {
+		if f.Level != catalog.Warn && f.Code != rulecheck.Unpublished { // it will be, once the rules are deployed
 			usable = false
 			s.skipped = append(s.skipped, SimulationProblem{
 				Object: t.name, Message: f.Code + ": " + f.Message + ": the table cannot be synced", Hint: f.Repair,

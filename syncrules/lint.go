@@ -8,13 +8,14 @@ import (
 // Check compares the rules with the tables of a source: names that match
 // nothing and, where Types are given, columns whose values lose something on
 // their way to clients. All findings are warnings, in the form of Compile's:
-// the rules work without them, and a table may come later.
-func (r *Rules) Check(tables []Table) Diagnostics {
+// the rules work without them, and a table may come later. tags, if given, are
+// the connections that the tables are of: tables of others are not missed.
+func (r *Rules) Check(tables []Table, tags ...string) Diagnostics {
 	if r.rep == nil {
 		return nil
 	}
 	rep := newReporter(r.rep.file, r.rep.src)
-	l := &linter{rep: rep, tables: tables, options: r.options, seen: map[*relation]bool{}}
+	l := &linter{rep: rep, tables: tables, tags: tags, options: r.options, seen: map[*relation]bool{}}
 	for _, d := range r.defs {
 		for _, q := range d.data {
 			l.query(&q.rowQuery)
@@ -39,6 +40,7 @@ func (r *Rules) Check(tables []Table) Diagnostics {
 		for _, t := range tables {
 			if strings.EqualFold(t.Name, c.name) && t.Schema == defaultSchema {
 				rep.add(Warning, c.key.start, c.key.end, "give it another name", "common table expression "+quote(c.name)+" hides the table of that name")
+				break
 			}
 		}
 	}
@@ -50,6 +52,7 @@ func (r *Rules) Check(tables []Table) Diagnostics {
 type linter struct {
 	rep     *reporter
 	tables  []Table
+	tags    []string // looked at; empty for all
 	options ValueOptions
 	seen    map[*relation]bool
 	large   []string // bigint columns that clients get
@@ -95,7 +98,7 @@ func (l *linter) relation(rel *relation) {
 		return
 	}
 	l.seen[rel] = true
-	if len(l.matching(rel)) > 0 {
+	if len(l.tags) > 0 && !slices.Contains(l.tags, rel.table.tag) || len(l.matching(rel)) > 0 {
 		return
 	}
 	var names []string

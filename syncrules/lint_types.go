@@ -3,6 +3,8 @@ package syncrules
 import (
 	"slices"
 	"strings"
+
+	"github.com/millrace/millrace"
 )
 
 // baseType is a PostgreSQL type without its modifiers, under the catalog's
@@ -69,6 +71,8 @@ func (l *linter) selected(q *dataQuery, at span, column string) {
 	switch typ := l.columnType(q.rel, column); typ {
 	case "bytea":
 		l.warn(at, "select base64("+column+") AS "+column, "column "+column+" is binary (bytea) and is left out of the row")
+	case "bytea[]":
+		l.warn(at, "keep each in a row of its own and select base64()", "column "+column+" is an array of binary values (bytea), which all become null")
 	case "int8":
 		if full := q.rel.table.name + "." + column; !slices.Contains(l.large, full) {
 			if l.large = append(l.large, full); len(l.large) == 1 {
@@ -123,6 +127,7 @@ func (l *linter) numbers(q *rowQuery, exprs []*expr) {
 					l.warn(x.span, "", "casting numeric column "+x.args[0].name+" to "+x.name+" may lose digits: a double holds 15")
 				}
 			case opEqual, opNotEqual, opLess, opLessEqual, opGreater, opGreaterEqual, opBetween, opInList:
+				l.neverEqual(x)
 				for i, a := range x.args {
 					if !isNumeric(a) {
 						continue
@@ -137,5 +142,43 @@ func (l *linter) numbers(q *rowQuery, exprs []*expr) {
 				}
 			}
 		})
+	}
+}
+
+// Types whose values are integers, and some whose values are texts: what people
+// compare with literals.
+var (
+	integerTypes = []string{"int2", "smallint", "int4", "integer", "int8", "oid", "bool", "boolean"}
+	textTypes    = []string{"text", "character varying", "varchar", "character", "bpchar", "citext", "name", "uuid", "date", "timestamp", "timestamptz", "json", "jsonb"}
+)
+
+// neverEqual warns of a column that is compared with a literal of a kind that
+// its values never have: there is no conversion.
+func (l *linter) neverEqual(x *expr) {
+	if x.op != opEqual && x.op != opNotEqual && x.op != opInList {
+		return
+	}
+	for i, a := range x.args {
+		if a.op != opColumn {
+			continue
+		}
+		typ := l.columnType(a.rel, a.name)
+		for j, o := range x.args {
+			if j == i || o.op != opLiteral {
+				continue
+			}
+			switch {
+			case slices.Contains(integerTypes, typ) && o.val.Kind() == millrace.KindText:
+				hint := "write the number without quotes"
+				if typ == "bool" || typ == "boolean" {
+					hint = "write TRUE or FALSE without quotes"
+				}
+				l.warn(o.span, hint, "column "+a.name+" ("+typ+") is an integer here, which never equals a text")
+				return
+			case slices.Contains(textTypes, typ) && isNumber(o.val):
+				l.warn(o.span, "write it in quotes", "column "+a.name+" ("+typ+") is text here, which never equals a number")
+				return
+			}
+		}
 	}
 }

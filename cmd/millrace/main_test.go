@@ -119,8 +119,11 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// ownRules give each user their own rows.
+const ownRules = "bucket_definitions:\n  a:\n    parameters: SELECT request.user_id() AS u\n    data:\n      - SELECT * FROM todos WHERE owner = bucket.u\n"
+
 func TestValidate(t *testing.T) {
-	good, bad := writeFile(t, "good.yaml", goodRules), writeFile(t, "bad.yaml", "bucket_definitions:\n  a:\n    data:\n      - SELECT * FORM todos\n")
+	good, bad := writeFile(t, "good.yaml", ownRules), writeFile(t, "bad.yaml", "bucket_definitions:\n  a:\n    data:\n      - SELECT * FORM todos\n")
 	out, errOut, code := run(t, "validate", good)
 	if code != exitOK || !strings.Contains(out, "good.yaml: 1 definition, no warnings") || errOut != "" {
 		t.Errorf("good rules: %d\n%s%s", code, out, errOut)
@@ -139,11 +142,43 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// Warnings come in the order of the file, each with its line, a caret and what
+// to do, and do not fail.
+func TestValidateWarns(t *testing.T) {
+	rules := writeFile(t, "sync.yaml", `config: {edition: 3}
+streams:
+  everybody:
+    query: SELECT * FROM notes
+  chosen:
+    query: SELECT * FROM notes WHERE id = subscription.parameter('id')
+  meant:
+    accept_potentially_dangerous_queries: true
+    query: SELECT * FROM countries
+`)
+	out, errOut, code := run(t, "validate", rules)
+	if code != exitOK || errOut != "" {
+		t.Errorf("exit code %d: %s", code, errOut)
+	}
+	rest := out
+	for _, want := range []string{
+		"sync.yaml:4:26: warning: all rows of table notes are synced to every user: no condition depends on the token\n",
+		"    query: SELECT * FROM notes\n", "^^^^^\n", "hint: compare with a value of the token",
+		"sync.yaml:6:43: warning: ", "^^^^^^^^", "hint: compare with a value of the token too",
+		": 3 definitions, 2 warnings\n",
+	} {
+		_, after, ok := strings.Cut(rest, want)
+		if !ok {
+			t.Fatalf("it does not say %q in its place:\n%s", want, out)
+		}
+		rest = after
+	}
+}
+
 func TestValidateAgainstSource(t *testing.T) {
 	uri := pgtest.Shared(t).Database(t)
-	rules := writeFile(t, "sync.yaml", goodRules)
+	rules := writeFile(t, "sync.yaml", ownRules)
 	out, _, code := run(t, "validate", rules, "--source", uri)
-	if code != exitOK || !strings.Contains(out, "sync.yaml:4:23: warning: the source has no table public.todos") || !strings.Contains(out, "        ^^^^^\n") {
+	if code != exitOK || !strings.Contains(out, "sync.yaml:5:23: warning: the source has no table public.todos") || !strings.Contains(out, "        ^^^^^\n") {
 		t.Errorf("without the table: %d\n%s", code, out)
 	}
 	execSQL(t, uri, "CREATE TABLE todo (id text PRIMARY KEY)")
@@ -151,8 +186,19 @@ func TestValidateAgainstSource(t *testing.T) {
 		t.Errorf("with a table of a similar name: %d\n%s", code, out)
 	}
 	execSQL(t, uri, "CREATE TABLE todos (id text PRIMARY KEY)")
+	if out, _, code := run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "sync.yaml:5:35: warning: table todos has no column owner") {
+		t.Errorf("without the column: %d\n%s", code, out)
+	}
+	execSQL(t, uri, "ALTER TABLE todos ADD owner text")
 	if out, _, code = run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "no warnings") {
 		t.Errorf("with the table: %d\n%s", code, out)
+	}
+	execSQL(t, uri, "CREATE DOMAIN picture AS bytea; ALTER TABLE todos ADD face bytea, ADD n bigint, ADD pictures bytea[]")
+	out, _, code = run(t, "validate", rules, "--source", uri)
+	for _, want := range []string{"column face is binary (bytea) and is left out", "base64(face)", "beyond 2^53", "column pictures is an array of binary values", "3 warnings"} {
+		if code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("types that lose something, %q: %d\n%s", want, code, out)
+		}
 	}
 	execSQL(t, uri, "ALTER TABLE todos DROP CONSTRAINT todos_pkey")
 	if out, _, code = run(t, "validate", rules, "--source", uri); code != exitOK || !strings.Contains(out, "warning: MR1017 public.todos") {
@@ -397,14 +443,5 @@ func TestProbes(t *testing.T) {
 	}
 	if _, errOut, code := run(t, "probe", s.URL+"/probes/readiness"); code != exitFinding || !strings.Contains(errOut, "no sidecar") {
 		t.Errorf("probe: %d %s", code, errOut)
-	}
-}
-
-func TestOffsetOf(t *testing.T) {
-	src := []byte("ä\nb é x\n")
-	for _, tc := range []struct{ line, column, want int }{{1, 1, 0}, {2, 1, 3}, {2, 5, 8}, {9, 9, len(src)}} {
-		if got := offsetOf(src, tc.line, tc.column); got != tc.want {
-			t.Errorf("offsetOf(%d, %d) = %d, want %d", tc.line, tc.column, got, tc.want)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/decoder/rulecheck"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -29,13 +32,17 @@ func newValidate(env *environment) *cobra.Command {
 				return usage(fmt.Errorf("read the rules: %w", err))
 			}
 			rules, diagnostics := syncrules.Compile(args[0], src)
+			if rules != nil {
+				diagnostics = append(diagnostics, rules.Warnings()...)
+			}
 			if source != "" && rules != nil {
-				more, err := checkAgainstSource(cmd.Context(), source, args[0], src, rules)
+				more, err := checkAgainstSource(cmd.Context(), source, rulecheck.Rules{File: args[0], Text: src, Compiled: rules})
 				if err != nil {
 					return err
 				}
 				diagnostics = append(diagnostics, more...)
 			}
+			rulecheck.Sort(diagnostics)
 			if asJSON {
 				err = writeDiagnosticsJSON(env, diagnostics)
 			} else {
@@ -53,6 +60,21 @@ func newValidate(env *environment) *cobra.Command {
 	cmd.Flags().StringVar(&source, "source", "", "also check that tables and columns exist in this database (connection string)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return cmd
+}
+
+// checkAgainstSource warns of what does not fit the database.
+func checkAgainstSource(ctx context.Context, uri string, rules rulecheck.Rules) (syncrules.Diagnostics, error) {
+	source, err := catalog.Connect(ctx, catalog.Config{URI: uri})
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	// All tables, not only those the rules match: a similar name makes a hint.
+	tables, err := source.Tables(ctx, func(string, string) bool { return true }, source.Types())
+	if err != nil {
+		return nil, fmt.Errorf("look at the source's tables: %w", err)
+	}
+	return rulecheck.Source(rules, []string{"default"}, tables, rulecheck.Unpublished), nil
 }
 
 // checkRules returns an error that holds everything wrong with the rules, each
