@@ -31,6 +31,10 @@ type Source struct {
 	Exported string
 	// Durable is the end LSN up to which everything is in the sidecar.
 	Durable LSN
+	// PlainIDs: its rows may go to clients without a subkey, since no other
+	// source with one of its tags does so. Given once, when the source is
+	// registered.
+	PlainIDs bool
 }
 
 // Identity says which columns identify a row of a source table.

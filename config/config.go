@@ -6,6 +6,7 @@ package config
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -38,10 +39,15 @@ type Config struct {
 
 // Source is one source Postgres.
 type Source struct {
-	// Name is the connection tag that rules may use. Defaults to main for a
-	// single source.
+	// Name tells sources apart, and is a connection tag that rules may use.
+	// Defaults to main for a single source.
 	Name string `yaml:"name"`
 	URI  URI    `yaml:"uri"`
+	// Tags are further connection tags that mean the source. Several sources
+	// may share one: rules then read a table from each of them. Tables that
+	// rules name without a tag have the tag default, which belongs to the first
+	// source unless it is given to any.
+	Tags []string `yaml:"tags"`
 	// Slot is the logical replication slot, for this sidecar alone. Defaults
 	// to millrace_<name>.
 	Slot string `yaml:"slot"`
@@ -209,9 +215,29 @@ func (c *Config) derive(file string) {
 			*path = filepath.Join(filepath.Dir(file), *path)
 		}
 	}
+	c.deriveTags()
 	if len(c.WriteCheckpointSources) == 0 {
 		for _, s := range c.Sources {
 			c.WriteCheckpointSources = append(c.WriteCheckpointSources, s.Name)
 		}
+	}
+}
+
+// defaultTag is the connection of tables that rules name without one.
+const defaultTag = "default"
+
+// deriveTags gives every source its name as a tag, and the default tag to the
+// first if no source has it.
+func (c *Config) deriveTags() {
+	taken := false
+	for i := range c.Sources {
+		s := &c.Sources[i]
+		if s.Name != "" && !slices.Contains(s.Tags, s.Name) {
+			s.Tags = append([]string{s.Name}, s.Tags...)
+		}
+		taken = taken || slices.Contains(s.Tags, defaultTag)
+	}
+	if !taken && len(c.Sources) > 0 {
+		c.Sources[0].Tags = append(c.Sources[0].Tags, defaultTag)
 	}
 }

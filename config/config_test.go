@@ -33,7 +33,7 @@ func parse(t *testing.T, src string, env ...string) *Config {
 func TestDefaults(t *testing.T) {
 	got := parse(t, minimal)
 	want := Default()
-	want.Sources = []Source{{Name: "main", URI: "postgres://u:secret@src/app", Slot: "millrace_main", Publication: "millrace"}}
+	want.Sources = []Source{{Name: "main", URI: "postgres://u:secret@src/app", Tags: []string{"main", "default"}, Slot: "millrace_main", Publication: "millrace"}}
 	want.Sidecar.URI = "postgres://u:secret@side/millrace"
 	want.Rules = "/etc/sync.yaml"
 	want.WriteCheckpointSources = []string{"main"}
@@ -46,8 +46,8 @@ func TestEveryKey(t *testing.T) {
 	got := parse(t, `
 # everything set
 sources:
-  - {name: a, uri: 'host=src dbname=a', slot: s_a, publication: p}
-  - &second {name: B-2, uri: !env SECOND}
+  - {name: a, tags: [default, shop], uri: 'host=src dbname=a', slot: s_a, publication: p}
+  - &second {name: B-2, tags: [shop], uri: !env SECOND}
 sidecar: { uri: postgres://side/millrace, read_uri: postgres://replica/millrace }
 rules: /rules/sync.yaml
 rules_keep: 2h
@@ -74,8 +74,8 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 `, "SECOND=postgres://two/b", "KEY=c2VjcmV0")
 	want := &Config{
 		Sources: []Source{
-			{Name: "a", URI: "host=src dbname=a", Slot: "s_a", Publication: "p"},
-			{Name: "B-2", URI: "postgres://two/b", Slot: "millrace_b_2", Publication: "millrace"},
+			{Name: "a", URI: "host=src dbname=a", Tags: []string{"a", "default", "shop"}, Slot: "s_a", Publication: "p"},
+			{Name: "B-2", URI: "postgres://two/b", Tags: []string{"B-2", "shop"}, Slot: "millrace_b_2", Publication: "millrace"},
 		},
 		Sidecar:                Sidecar{URI: "postgres://side/millrace", ReadURI: "postgres://replica/millrace"},
 		Rules:                  "/rules/sync.yaml",
@@ -115,8 +115,8 @@ func TestEnvironmentWins(t *testing.T) {
 	)
 	want := Default()
 	want.Sources = []Source{
-		{Name: "first", URI: "postgres://u:secret@src/app", Slot: "other", Publication: "millrace"},
-		{Name: "second", URI: "postgres://new/db", Slot: "millrace_second", Publication: "millrace"},
+		{Name: "first", URI: "postgres://u:secret@src/app", Tags: []string{"first", "default"}, Slot: "other", Publication: "millrace"},
+		{Name: "second", URI: "postgres://new/db", Tags: []string{"second"}, Slot: "millrace_second", Publication: "millrace"},
 	}
 	want.Sidecar = Sidecar{URI: "postgres://u:secret@side/millrace", ReadURI: "postgres://replica/millrace"}
 	want.Rules = "/etc/sync.yaml"

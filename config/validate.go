@@ -68,6 +68,11 @@ func (d *decoder) validateDatabases(c *Config) {
 			d.fail(key+".name", "", "there are two sources named %q", s.Name)
 		}
 		names[s.Name] = true
+		for j, tag := range s.Tags {
+			if tag != s.Name && !sourceName.MatchString(tag) {
+				d.fail(fmt.Sprintf("%s.tags[%d]", key, j), "letters, digits, _ and -, starting with a letter, at most 40", "%q cannot be a connection tag", tag)
+			}
+		}
 		if s.Name != "" && !slotPattern.MatchString(s.Slot) {
 			d.fail(key+".slot", "lower-case letters, digits and _, at most 63", "%q cannot be the name of a replication slot", s.Slot)
 		}

@@ -284,6 +284,11 @@ func (a *appender) post(ctx context.Context, j job) error {
 // is durable.
 func (a *appender) written(w written) {
 	a.given--
+	for _, s := range a.sources {
+		if s.session != nil {
+			s.session.stream.Progress() // whatever it waits for is moving
+		}
+	}
 	if w.batch.flush != nil {
 		a.policy.committed(time.Now(), w.took)
 		for _, s := range a.sources {

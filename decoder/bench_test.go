@@ -44,7 +44,7 @@ func benchEvaluator(tb testing.TB) *evaluator {
 		t.saved.Columns = append(t.saved.Columns, millrace.SourceColumn{Name: c.name, TypeOID: c.oid})
 	}
 	e := &evaluator{
-		source: "main", tags: []string{"default"}, log: testLog(tb), feed: &feed{sets: []*ruleset{opened}}, types: builtinTypes{},
+		source: "main", origin: &origin{name: "main", tags: []string{"main", "default"}}, log: testLog(tb), feed: &feed{sets: []*ruleset{opened}}, types: builtinTypes{},
 		tables: map[uint32]*tableState{1: t}, plans: map[uint32]*tablePlan{}, wide: newWideCache(),
 	}
 	if err := e.relation(rel); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"time"
 )
 
@@ -52,8 +53,11 @@ type Config struct {
 
 // SourceConfig is a source server.
 type SourceConfig struct {
-	// Name is the connection tag that rules may use.
+	// Name tells sources apart. It is a connection tag that rules may use.
 	Name string
+	// Tags are further tags. Default: that of tables which rules name without
+	// one, for the first source if no other has it.
+	Tags []string
 	// URI is the connection string.
 	URI string
 	// Slot is the name of the replication slot. Default "millrace_" and the name.
@@ -88,6 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("decoder config: slot %q of source %q: a name has 1 to 63 of a-z, 0-9 and _", s.Slot, s.Name)
 		}
 	}
+	c.deriveTags()
 	for _, name := range c.WriteCheckpointSources {
 		if !names[name] {
 			return c, fmt.Errorf("decoder config: write checkpoints wait for a source %q, which there is not", name)
@@ -113,5 +118,28 @@ func setDefault[T comparable](v *T, to T) {
 	var zero T
 	if *v == zero {
 		*v = to
+	}
+}
+
+// defaultTag is the connection of tables that rules name without one.
+const defaultTag = "default"
+
+// deriveTags gives every source its name as a tag, and the default tag to the
+// first if no source has it.
+func (c *Config) deriveTags() {
+	taken := false
+	for i := range c.Sources {
+		s := &c.Sources[i]
+		tags := []string{s.Name}
+		for _, t := range s.Tags {
+			if !slices.Contains(tags, t) {
+				tags = append(tags, t)
+			}
+		}
+		s.Tags = tags
+		taken = taken || slices.Contains(tags, defaultTag)
+	}
+	if !taken {
+		c.Sources[0].Tags = append(c.Sources[0].Tags, defaultTag)
 	}
 }

@@ -237,7 +237,7 @@ func (c *copyRun) chunkPlan(r *chunkResult) (*tablePlan, error) {
 		return p, nil
 	}
 	s := c.source
-	p, err := newTablePlan(s.eval.feed, s.tags, c.table, r.columns, s.eval.types, want)
+	p, err := newTablePlan(s.eval.feed, &s.origin, c.table, r.columns, s.eval.types, want)
 	if err != nil {
 		return nil, err
 	}

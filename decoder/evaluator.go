@@ -31,8 +31,8 @@ type tableState struct {
 // what lives as long as a replication connection: the relations told so far.
 // One goroutine uses it.
 type evaluator struct {
-	source string   // name
-	tags   []string // connection tags that mean the source
+	source string // name
+	origin *origin
 	log    *slog.Logger
 	feed   *feed
 	types  pgvalue.Types

@@ -95,6 +95,7 @@ func (f *feed) served() *ruleset {
 // target says for which definitions a row of a table is evaluated, and how.
 type target struct {
 	scope       *millrace.Scope
+	subkeys     bool // no row goes without
 	evaluations []evaluation
 }
 
@@ -109,10 +110,19 @@ type evaluation struct {
 	ids       []millrace.DefinitionID // by index of the rules' definitions; 0: not of this target
 }
 
+// origin is a source as rules see it. It does not change during a term.
+type origin struct {
+	name string
+	tags []string // connection tags that mean it
+	// subkeys: no row is sent without a subkey, since another source with one of
+	// the tags may have a row of the same id.
+	subkeys bool
+}
+
 // bind makes the target of a table for the definitions that want accepts. It
 // is nil if there are none.
-func (f *feed) bind(tags []string, id millrace.TableID, table catalog.TableName, columns []planColumn, want func(millrace.DefinitionID) bool) *target {
-	t := &target{scope: &millrace.Scope{Table: id}}
+func (f *feed) bind(o *origin, id millrace.TableID, table catalog.TableName, columns []planColumn, want func(millrace.DefinitionID) bool) *target {
+	t := &target{scope: &millrace.Scope{Table: id}, subkeys: o.subkeys}
 	names := make([]string, len(columns))
 	for i := range columns {
 		names[i] = columns[i].name
@@ -120,8 +130,8 @@ func (f *feed) bind(tags []string, id millrace.TableID, table catalog.TableName,
 	taken := map[millrace.DefinitionID]bool{} // by an earlier rule set
 	for _, set := range f.sets {
 		var ids []millrace.DefinitionID
-		for _, tag := range tags {
-			plan := set.rules.Bind(syncrules.Table{Tag: tag, Schema: table.Schema, Name: table.Name, Columns: names})
+		for _, tag := range o.tags {
+			plan := set.rules.Bind(syncrules.Table{Tag: tag, Source: o.name, Schema: table.Schema, Name: table.Name, Columns: names})
 			if plan == nil {
 				continue
 			}
@@ -210,7 +220,7 @@ const maxErrorBytes = 500
 func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
 	outputs, lookups, errs := len(b.outputs), len(b.lookups), len(b.errors)
 	for i := range t.evaluations {
-		t.evaluations[i].run(b, t.scope.Table, key, cells)
+		t.evaluations[i].run(b, t.scope.Table, t.subkeys, key, cells)
 	}
 	if len(b.errors) > errs {
 		b.dropFailed(outputs, lookups, errs)
@@ -253,7 +263,7 @@ func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) boo
 	b.bytes += int64(len(key)) + changeOverhead
 }
 
-func (e *evaluation) run(b *batch, table millrace.TableID, key string, cells []cell) {
+func (e *evaluation) run(b *batch, table millrace.TableID, subkeys bool, key string, cells []cell) {
 	e.values.Reset()
 	for i, needed := range e.needed {
 		switch {
@@ -284,7 +294,7 @@ func (e *evaluation) run(b *batch, table millrace.TableID, key string, cells []c
 			continue
 		}
 		o := millrace.Output{Definition: id, Bucket: r.Bucket, Type: r.Type, RowID: r.RowID, Data: r.Data}
-		if !r.SingleTable || r.RowID != key {
+		if subkeys || !r.SingleTable || r.RowID != key {
 			if subkey == "" {
 				subkey = b.text.keep(millrace.AppendSubkey(b.text.room(len(key)+12), table, key))
 			}

@@ -42,7 +42,7 @@ type tablePlan struct {
 
 // newTablePlan binds the columns. Its target is nil if no definition that want
 // accepts reads the table.
-func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, types pgvalue.Types, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
+func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types pgvalue.Types, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
 	p := &tablePlan{
 		table:   t,
 		columns: columns,
@@ -70,7 +70,7 @@ func newTablePlan(f *feed, tags []string, t *tableState, columns []planColumn, t
 		}
 		p.key = append(p.key, i)
 	}
-	p.target = f.bind(tags, t.saved.ID, t.rule, columns, want)
+	p.target = f.bind(o, t.saved.ID, t.rule, columns, want)
 	return p, nil
 }
 

@@ -187,7 +187,7 @@ func (r *runner) saveSource(ctx context.Context) error {
 func (r *runner) newEvaluator(tables []*tableState, types pgvalue.Types) *evaluator {
 	e := &evaluator{
 		source: r.source.config.Name,
-		tags:   r.source.tags,
+		origin: &r.source.origin,
 		log:    r.config.Logger,
 		feed:   r.feed,
 		types:  types,

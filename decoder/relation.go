@@ -19,7 +19,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	t := e.tables[rel.OID]
 	if t == nil {
 		e.plans[rel.OID] = nil
-		if e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.tags, rel.Schema, rel.Name) {
+		if e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.origin.tags, rel.Schema, rel.Name) {
 			return nil
 		}
 		for _, other := range e.tables {
@@ -48,7 +48,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 	if err := e.checkColumns(t, columns); err != nil {
 		return err
 	}
-	p, err := newTablePlan(e.feed, e.tags, t, columns, e.types, func(millrace.DefinitionID) bool { return true })
+	p, err := newTablePlan(e.feed, e.origin, t, columns, e.types, func(millrace.DefinitionID) bool { return true })
 	if err != nil {
 		return err
 	}

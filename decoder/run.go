@@ -2,7 +2,10 @@ package decoder
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,9 +23,9 @@ type Sidecar interface {
 // the sources commit, until ctx ends or the sidecar fails. It returns ctx's
 // error or the sidecar's.
 //
-// An error of a source does not end the term, with the exception of one in the
-// middle of a transaction of which a part is on its way to the sidecar. It is
-// reported, and the source is tried again.
+// An error of a source does not end the term. It is reported, and the source is
+// tried again. If it came in the middle of a transaction of which a part is on
+// its way to the sidecar, all sources begin again with what is durable.
 //
 // After an error of the sidecar the outcome of the last flush may be unknown.
 // Run may be called again at once: it begins with what is durable.
@@ -31,6 +34,38 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	if err != nil {
 		return err
 	}
+	rests := map[string]rest{}
+	for {
+		err := round(ctx, c, sidecar, rests)
+		var torn *tornError
+		if !errors.As(err, &torn) || ctx.Err() != nil {
+			return err
+		}
+		// The writer has rolled back what was open: everything begins again with
+		// what is durable, and the others go on while this source rests.
+		rests[torn.source] = rest{time.Now().Add(stoppedWait), torn.err}
+	}
+}
+
+// tornError is an error of a source in the middle of a transaction of which a
+// part is on its way to the sidecar: what is open there has to be dropped.
+type tornError struct {
+	source string
+	err    error
+}
+
+func (e *tornError) Error() string { return fmt.Sprintf("source %s: %v", e.source, e.err) }
+func (e *tornError) Unwrap() error { return e.err }
+
+// rest is how long a source is left alone, and why.
+type rest struct {
+	until time.Time
+	err   error
+}
+
+// round works until ctx ends, the sidecar fails or a transaction is torn. A
+// source is left alone until it has rested.
+func round(ctx context.Context, c Config, sidecar Sidecar, rests map[string]rest) error {
 	state, err := sidecar.State(ctx)
 	if err != nil {
 		return fmt.Errorf("read the state of the sidecar: %w", err)
@@ -39,19 +74,18 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	if err != nil {
 		return err
 	}
+	if err := registerSources(ctx, &c, sidecar, state); err != nil {
+		return err
+	}
 	w := newWriter(sidecar, batchCount)
 	a := newAppender(&c, w, f)
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range c.Sources {
 		s, k := openSource(&c, i, state)
-		if s.saved.ID == 0 {
-			if err := sidecar.SaveSource(ctx, &s.saved); err != nil {
-				return fmt.Errorf("register source %q: %w", s.config.Name, err)
-			}
-		}
 		s.status = newStatus(s.saved.ID)
 		a.sources = append(a.sources, s)
-		r := &runner{config: &c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k}
+		r := &runner{config: &c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
+		s.status.fail(r.rest.err)
 		g.Go(func() error { return r.run(ctx) })
 		g.Go(func() error { return s.status.run(ctx, sidecar, c.Logger) })
 	}
@@ -64,6 +98,46 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	err = g.Wait()
 	a.drain()
 	return err
+}
+
+// registerSources stores the sources that are new, in the order of the
+// configuration, and warns of those that are not in it any more.
+func registerSources(ctx context.Context, c *Config, sidecar Sidecar, state *millrace.DecoderState) error {
+	stored := map[string]*millrace.Source{}
+	for i := range state.Sources {
+		stored[state.Sources[i].Name] = &state.Sources[i]
+	}
+	var plain [][]string // tags of sources whose rows may go without a subkey
+	for i := range c.Sources {
+		if s := stored[c.Sources[i].Name]; s != nil && s.PlainIDs {
+			plain = append(plain, c.Sources[i].Tags)
+		}
+	}
+	for i := range c.Sources {
+		config := &c.Sources[i]
+		if stored[config.Name] != nil {
+			delete(stored, config.Name)
+			continue
+		}
+		s := millrace.Source{Name: config.Name, PlainIDs: !slices.ContainsFunc(plain, func(tags []string) bool { return overlap(tags, config.Tags) })}
+		if err := sidecar.SaveSource(ctx, &s); err != nil {
+			return fmt.Errorf("register source %q: %w", s.Name, err)
+		}
+		if s.PlainIDs {
+			plain = append(plain, config.Tags)
+		}
+		state.Sources = append(state.Sources, s)
+	}
+	for _, s := range state.Sources {
+		if stored[s.Name] != nil {
+			c.Logger.Warn("a source is not configured any more: the rows that came from it stay as they are", "source", s.Name, "slot", s.Slot)
+		}
+	}
+	return nil
+}
+
+func overlap(a, b []string) bool {
+	return slices.ContainsFunc(a, func(t string) bool { return slices.Contains(b, t) })
 }
 
 // known is what the sidecar remembers of a source; it belongs to the source's
@@ -110,7 +184,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 	}
 	s := &source{
 		config: config,
-		tags:   []string{config.Name},
+		origin: origin{name: config.Name, tags: config.Tags},
 		saved:  k.saved,
 		tables: map[millrace.TableID]*tableState{},
 		wide:   newWideCache(),
@@ -119,10 +193,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		fixedPages: c.fixedPages,
 		finished:   map[millrace.CopyID]bool{},
 	}
-	if i == 0 && config.Name != "default" {
-		// Rules that name no connection mean the first source.
-		s.tags = append(s.tags, "default")
-	}
+	s.origin.subkeys = !k.saved.PlainIDs
 	s.position, s.flushed, s.durable = k.saved.Durable, k.saved.Durable, k.saved.Durable
 	return s, k
 }

@@ -20,8 +20,8 @@ const messagePrefix = "millrace"
 // preflight checks the source, sets up the publication and lists the tables
 // that the rules read. Tables that cannot be synced are left out and shown.
 func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catalog.Table, error) {
-	patterns := r.feed.patterns(r.source.tags)
-	match := func(schema, table string) bool { return r.feed.uses(r.source.tags, schema, table) }
+	patterns := r.feed.patterns(r.source.origin.tags)
+	match := func(schema, table string) bool { return r.feed.uses(r.source.origin.tags, schema, table) }
 	wanted := namedTables(patterns)
 	findings, tables, err := server.Preflight(ctx, match, wanted)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r *runner) checkRules(tables []catalog.Table) {
 		return
 	}
 	rules := rulecheck.Rules{File: fmt.Sprintf("rule set %d", set.set.ID), Text: []byte(set.set.Content), Compiled: set.rules}
-	for _, d := range rulecheck.Names(rules, r.source.tags, tables) {
+	for _, d := range rulecheck.Names(rules, r.source.origin.tags, tables) {
 		if r.known.shown[d.String()] {
 			continue
 		}

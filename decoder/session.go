@@ -246,9 +246,18 @@ type runner struct {
 	known    *known
 	attempts int
 	types    *catalog.Types
+	rest     rest
 }
 
 func (r *runner) run(ctx context.Context) error {
+	if wait := time.Until(r.rest.until); wait > 0 {
+		r.status.waits(fmt.Sprintf("rests until %s after an error in the middle of a transaction", r.rest.until.Format(time.TimeOnly)))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 	for {
 		began := time.Now()
 		err := r.connect(ctx)

@@ -19,7 +19,7 @@ import (
 // goroutine. It outlives sessions, which are the connections to the source.
 type source struct {
 	config *SourceConfig
-	tags   []string // connection tags that mean it
+	origin origin
 	saved  millrace.Source
 
 	session *session // nil while there is none
@@ -97,7 +97,8 @@ func (e txEvent) handle(ctx context.Context, a *appender) error {
 	}
 	err = fmt.Errorf("transaction %d at %v: %w", e.tx.XID, e.tx.CommitLSN, err)
 	if a.handed != handed || len(s.copies) > 0 && s.eval.rows != rows {
-		return err // a part of the transaction is on its way: the term has to end
+		a.log.Error("source stopped in the middle of a transaction", "source", s.config.Name, "error", err, "again_in", stoppedWait)
+		return &tornError{s.config.Name, err}
 	}
 	a.batch.cut(before)
 	e.session.fail(err)
@@ -113,6 +114,8 @@ func (s *source) apply(ctx context.Context, a *appender, tx *walstream.Tx) error
 	changes := len(a.batch.changes)
 	ahead := newLookahead(s, tx, replay)
 	defer ahead.stop()
+	evaluated, handed := 0, a.handed
+	defer a.goOn(handed)
 	for m, err := range tx.Messages() {
 		if err != nil {
 			return err
@@ -123,8 +126,12 @@ func (s *source) apply(ctx context.Context, a *appender, tx *walstream.Tx) error
 		if err := s.eval.message(m.Data, x, replay, a.batch); err != nil {
 			return err
 		}
+		before := a.handed
 		if err := a.piece(ctx); err != nil {
 			return err
+		}
+		if evaluated++; a.handed != before {
+			a.holdUp(s, tx, evaluated)
 		}
 	}
 	s.unseen.add(x, tx.EndLSN)

@@ -26,6 +26,7 @@ type status struct {
 	report millrace.SourceReport
 	copies string // what the copies are at
 	setup  string // what the session waits for before it streams
+	held   string // the large transaction that all sources wait for
 	// lasting is shown while there is no other error: progress does not cure it.
 	lasting error
 }
@@ -100,6 +101,14 @@ func (s *status) waits(text string) {
 	}
 }
 
+// heldUp shows which large transaction is being written before anything else
+// can be.
+func (s *status) heldUp(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = text
+}
+
 // copying shows what the copies are at.
 func (s *status) copying(text string) {
 	s.mu.Lock()
@@ -139,10 +148,13 @@ func (s *status) run(ctx context.Context, r Registry, log *slog.Logger) error {
 	for {
 		s.mu.Lock()
 		report := s.report
-		report.WaitingFor = s.setup
-		if s.copies != "" {
-			report.WaitingFor = strings.TrimPrefix(report.WaitingFor+"; "+s.copies, "; ")
+		var waits []string
+		for _, text := range []string{s.setup, s.held, s.copies} {
+			if text != "" {
+				waits = append(waits, text)
+			}
 		}
+		report.WaitingFor = strings.Join(waits, "; ")
 		if report.ErrorCode == "" && s.lasting != nil {
 			report.ErrorCode, report.Error = errorCode(s.lasting), s.lasting.Error()
 		}

@@ -42,7 +42,7 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table) ([]*t
 		}
 		delete(k.absent, lookedUp{oid: f.OID})
 		t := &tableState{saved: saved, found: f, rule: f.TableName, bounded: f.AllColumns, toasted: toast[f.OID] > 0}
-		if f.Root.Name != "" && r.feed.uses(r.source.tags, f.Root.Schema, f.Root.Name) {
+		if f.Root.Name != "" && r.feed.uses(r.source.origin.tags, f.Root.Schema, f.Root.Name) {
 			t.rule = f.Root
 		}
 		if saved == nil || len(saved.Columns) == 0 {
@@ -145,7 +145,7 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, tab
 		default:
 			continue
 		}
-		p, err := newTablePlan(r.feed, r.source.tags, t, columnsOf(t.found), builtinTypes{}, want)
+		p, err := newTablePlan(r.feed, &r.source.origin, t, columnsOf(t.found), builtinTypes{}, want)
 		if err != nil {
 			return err
 		}

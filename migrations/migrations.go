@@ -15,6 +15,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"strconv"
 	"time"
@@ -32,7 +33,7 @@ import (
 
 // Latest is the number of the newest migration: the version of the schema
 // this release works with.
-const Latest = 4
+const Latest = 7
 
 // advisoryLock is held while the schema changes: "millrace" in ASCII. It is
 // the only advisory lock of ours on the sidecar; golang-migrate takes one of
@@ -220,6 +221,13 @@ func repair(ctx context.Context, conn *pgx.Conn, m *migrate.Migrate) error {
 		if applied, err = strconv.Atoi(match[1]); err != nil {
 			return err
 		}
+	}
+	// A down file notes the number below its own, which may have been left out.
+	for applied > 0 {
+		if found, err := fs.Glob(files, fmt.Sprintf("%04d_*.up.sql", applied)); err != nil || len(found) > 0 {
+			break
+		}
+		applied--
 	}
 	if applied == 0 {
 		applied = database.NilVersion

@@ -487,6 +487,8 @@ TABLE millrace.sources WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, au
     -- End of the newest source transaction contained in the sidecar; reading resumes here. Only grows.
   created_at timestamp with time zone NOT NULL DEFAULT now()
     -- When the source was first seen.
+  plain_ids boolean NOT NULL DEFAULT true
+    -- Its rows may go to clients without a subkey: no other source with one of its connection tags does so.
   CONSTRAINT sources_id_check CHECK ((id > 0))
   CONSTRAINT sources_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 200)))
   CONSTRAINT sources_name_key UNIQUE (name)

@@ -49,9 +49,9 @@ func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 	err := w.fenced(ctx, fmt.Sprintf("store source %s", s.Name), func(tx pgx.Tx) error {
 		var id int16
 		err := tx.QueryRow(ctx, `
-			INSERT INTO millrace.sources (id, name, system_id, timeline, database, slot, publication, publication_oid, consistent_point, exported, durable)
+			INSERT INTO millrace.sources (id, name, system_id, timeline, database, slot, publication, publication_oid, consistent_point, exported, durable, plain_ids)
 			SELECT coalesce((SELECT id FROM millrace.sources WHERE name = $1), (SELECT coalesce(max(id), 0) + 1 FROM millrace.sources)),
-				$1, $2, $3, $4, $5, $6, $7, $8::text::pg_lsn, $9, $10::text::pg_lsn
+				$1, $2, $3, $4, $5, $6, $7, $8::text::pg_lsn, $9, $10::text::pg_lsn, $11
 			ON CONFLICT (name) DO UPDATE SET system_id = excluded.system_id, timeline = excluded.timeline, database = excluded.database,
 				slot = excluded.slot, publication = excluded.publication, publication_oid = excluded.publication_oid,
 				consistent_point = excluded.consistent_point, exported = excluded.exported,
@@ -59,7 +59,7 @@ func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 					THEN greatest(sources.durable, excluded.durable) ELSE excluded.durable END
 			RETURNING id, durable::text`,
 			s.Name, s.SystemID, s.Timeline, s.Database, s.Slot, s.Publication, s.PublicationOID,
-			s.ConsistentPoint.String(), s.Exported, s.Durable.String()).Scan(&id, &durable)
+			s.ConsistentPoint.String(), s.Exported, s.Durable.String(), s.PlainIDs).Scan(&id, &durable)
 		if err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ func (w *Writer) State(ctx context.Context) (*millrace.DecoderState, error) {
 func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT id, name, system_id, timeline, database, slot, publication, publication_oid,
-			consistent_point::text, exported, durable::text
+			consistent_point::text, exported, durable::text, plain_ids
 		FROM millrace.sources ORDER BY id`)
 	if err != nil {
 		return err
@@ -48,7 +48,7 @@ func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error
 	s.Sources, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r millrace.Source, err error) {
 		var id int16
 		var consistent, durable string
-		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable)
+		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable, &r.PlainIDs)
 		if err != nil {
 			return r, err
 		}

@@ -9,9 +9,11 @@ import (
 )
 
 // Table is a source table with its columns as rows will have them. An empty
-// Tag is the default connection.
+// Tag is the default connection. Source is the name of the source the table is
+// in, which several sources with one tag are told apart by.
 type Table struct {
 	Tag, Schema, Name string
+	Source            string
 	Columns           []string
 	// Types are the columns' PostgreSQL types, as format_type or the catalog
 	// name them ("numeric(10,2)", "int8"). Only Check looks at them; nil if
@@ -125,6 +127,8 @@ func (b *binding) compilerFor(table *tablePattern, vars map[*relation]int) *comp
 				return b.table.Schema
 			case "table_name":
 				return b.table.Name
+			case "source_name":
+				return b.table.Source
 			}
 			return strings.TrimPrefix(b.table.Name, table.name)
 		},

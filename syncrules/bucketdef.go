@@ -118,6 +118,9 @@ func (s *bucketScope) relationColumn(n *nameExpr) *expr {
 	if n.name.name == "_table_suffix" && s.rel.table.namePrefix {
 		return &expr{op: opMeta, span: n.span, rel: s.rel, name: "table_suffix"}
 	}
+	if n.name.name == "_source_name" {
+		return &expr{op: opMeta, span: n.span, rel: s.rel, name: "source_name"}
+	}
 	return &expr{op: opColumn, span: n.span, rel: s.rel, name: n.name.name}
 }
 

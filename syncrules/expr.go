@@ -12,7 +12,7 @@ const (
 	opColumn                     // column name of table rel
 	opOutput                     // number name of the values a lookup stage yields
 	opElement                    // "key" or "value" of table function rel
-	opMeta                       // "schema", "table_name" or "table_suffix" of table rel
+	opMeta                       // "schema", "table_name", "table_suffix" or "source_name" of table rel
 	opRequest                    // whole JSON text of "token", "connection" or "subscription"
 	opLegacyClaims               // claims as the token_parameters and user_parameters tables showed them
 	opBucket                     // bucket parameter name

@@ -361,10 +361,11 @@ func (sc *streamScope) call(c *callExpr) *expr {
 	return requestParameter(c, part)
 }
 
-// tableCall resolves t.schema(), t.table_name() and t.table_suffix().
+// tableCall resolves t.schema(), t.table_name(), t.table_suffix() and
+// t.source_name().
 func (sc *streamScope) tableCall(c *callExpr) *expr {
 	switch c.name.name {
-	case "schema", "table_name", "table_suffix":
+	case "schema", "table_name", "table_suffix", "source_name":
 	default:
 		return nil
 	}

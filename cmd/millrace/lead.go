@@ -136,7 +136,7 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		WriteCheckpointSources: cfg.WriteCheckpointSources,
 	}
 	for _, s := range cfg.Sources {
-		d.Sources = append(d.Sources, decoder.SourceConfig{Name: s.Name, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication})
+		d.Sources = append(d.Sources, decoder.SourceConfig{Name: s.Name, Tags: s.Tags, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication})
 	}
 	return d, nil
 }

@@ -17,16 +17,38 @@ import (
 
 func newValidate(env *environment) *cobra.Command {
 	var (
-		source string
-		asJSON bool
+		source, file string
+		asJSON       bool
 	)
 	cmd := &cobra.Command{
-		Use:   "validate FILE",
+		Use:   "validate [FILE]",
 		Short: "Check sync rules; exit code 1 if they have errors",
+		Long: `Check sync rules; exit code 1 if they have errors.
+
+With a configuration the rules are also compared with its sources: connection
+tags that no source has, and tables that are read from several sources with ids
+that do not tell these apart. FILE is then the configuration's rules if left out.`,
 		Example: `  millrace validate sync.yaml
+  millrace validate -c millrace.yaml
   millrace validate sync.yaml --source postgres://localhost/app`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var sources []syncrules.SourceTags
+			if file != "" {
+				cfg, err := loadConfig(file)
+				if err != nil {
+					return err
+				}
+				for _, s := range cfg.Sources {
+					sources = append(sources, syncrules.SourceTags{Name: s.Name, Tags: s.Tags})
+				}
+				if len(args) == 0 {
+					args = []string{cfg.Rules}
+				}
+			}
+			if len(args) == 0 {
+				return usage(errors.New("name the rules file, or a configuration with -c"))
+			}
 			src, err := os.ReadFile(args[0])
 			if err != nil {
 				return usage(fmt.Errorf("read the rules: %w", err))
@@ -34,6 +56,9 @@ func newValidate(env *environment) *cobra.Command {
 			rules, diagnostics := syncrules.Compile(args[0], src)
 			if rules != nil {
 				diagnostics = append(diagnostics, rules.Warnings()...)
+				if sources != nil {
+					diagnostics = append(diagnostics, rules.CheckSources(sources)...)
+				}
 			}
 			if source != "" && rules != nil {
 				more, err := checkAgainstSource(cmd.Context(), source, rulecheck.Rules{File: args[0], Text: src, Compiled: rules})
@@ -57,6 +82,7 @@ func newValidate(env *environment) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "also compare with the sources of this configuration")
 	cmd.Flags().StringVar(&source, "source", "", "also check that tables and columns exist in this database (connection string)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return cmd
