@@ -24,6 +24,7 @@ type scanner struct {
 
 // scannedTable is a table with the plans of the rules that read it.
 type scannedTable struct {
+	source  string // name of its source
 	name    string // schema.name, with the source where there are several
 	table   *catalog.Table
 	view    *catalog.View
@@ -113,7 +114,7 @@ func (s *scanner) close() {
 
 // bind prepares the evaluation of a table; nil if it cannot be synced.
 func (s *scanner) bind(c *SimulationConfig, src *SimulationSource, found *catalog.Table, uses func(schema, table string) bool) *scannedTable {
-	t := &scannedTable{name: found.TableName.String(), table: found}
+	t := &scannedTable{source: src.Name, name: found.TableName.String(), table: found}
 	if len(c.Sources) > 1 {
 		t.name = src.Name + "." + t.name
 	}

@@ -118,7 +118,7 @@ func newRoot(env *environment) *cobra.Command {
 		newServe(env),
 		newMigrate(env),
 		newValidate(env),
-		newSimulate(env),
+		newSimulate(env), newVerify(env),
 		newToken(env),
 		newStatus(env),
 		newVersion(env),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog/session"
 	"github.com/millrace/millrace/decoder/pgoutput"
 )
@@ -102,6 +103,18 @@ func (v *View) Rows(ctx context.Context, t *Table, columns []string, row func(*p
 		return fmt.Errorf("source: read %s: %w", t.TableName, err)
 	}
 	return reader.close()
+}
+
+// Head is an insert position of the source behind everything the view shows.
+func (v *View) Head(ctx context.Context) (millrace.LSN, error) {
+	results, err := v.conn.Exec(ctx, "SELECT pg_current_wal_insert_lsn()").ReadAll()
+	if err != nil {
+		return 0, fmt.Errorf("source: read its position: %w", err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 {
+		return 0, errors.New("source: read its position: the server gave none")
+	}
+	return millrace.ParseLSN(string(results[0].Rows[0][0]))
 }
 
 // Close ends the transaction and its connection.
