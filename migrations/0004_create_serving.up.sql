@@ -76,7 +76,7 @@ COMMENT ON COLUMN millrace.session_reports.relay IS 'The relay; relay_reports.id
 COMMENT ON COLUMN millrace.session_reports.id IS 'Number within the relay.';
 COMMENT ON COLUMN millrace.session_reports.user_id IS 'Subject of the token, with /<client id> if the client has one.';
 COMMENT ON COLUMN millrace.session_reports.client_id IS 'Id of the device; empty if the client has none.';
-COMMENT ON COLUMN millrace.session_reports.transport IS 'http or ws.';
+COMMENT ON COLUMN millrace.session_reports.transport IS 'http, ws or rsocket.';
 COMMENT ON COLUMN millrace.session_reports.agent IS 'SDK and platform, as the client tells.';
 COMMENT ON COLUMN millrace.session_reports.buckets IS 'Buckets it follows.';
 COMMENT ON COLUMN millrace.session_reports.sent_op IS 'Checkpoint it was completely sent last; 0 for none.';

@@ -13,10 +13,16 @@ const (
 	PathWebSocket         = "/sync/ws"
 	PathWriteCheckpoint   = "/write-checkpoint2.json"
 	PathCheckpointRequest = "/sync/checkpoint-request"
+	// PathOldWriteCheckpoint is asked by clients from before write checkpoints
+	// had numbers.
+	PathOldWriteCheckpoint = "/write-checkpoint.json"
 )
 
-// MediaTypeNDJSON is the content type of a stream of lines.
-const MediaTypeNDJSON = "application/x-ndjson"
+// Content types of a stream of lines. Clients compare them whole.
+const (
+	MediaTypeNDJSON     = "application/x-ndjson"
+	MediaTypeBSONStream = "application/vnd.powersync.bson-stream" // documents one after the other
+)
 
 // Code is an error code of the wire. Official SDKs tell credential errors, the
 // PSYNC_S21… ones, from all others.
@@ -98,6 +104,13 @@ func AppendWriteCheckpoint(b []byte, id int64) []byte {
 
 // DecodeWriteCheckpoint reads the answer of GET /write-checkpoint2.json.
 func DecodeWriteCheckpoint(b []byte) (int64, error) { return decodeDataID(b, "write_checkpoint") }
+
+// AppendOldWriteCheckpoint appends the answer of GET /write-checkpoint.json: the
+// checkpoint that holds what was written.
+func AppendOldWriteCheckpoint(b []byte, at millrace.OpID) []byte {
+	b = append(b, `{"data":{"checkpoint":`...)
+	return append(appendID(b, int64(at)), '}', '}')
+}
 
 // AppendCheckpointRequest appends the body of POST /sync/checkpoint-request.
 func AppendCheckpointRequest(b []byte, clientID string, id int64) []byte {

@@ -13,6 +13,8 @@ import (
 type Line interface {
 	// AppendLine appends the JSON object, without a line end.
 	AppendLine(b []byte) []byte
+	// AppendBSON appends the same as a BSON document.
+	AppendBSON(b []byte) []byte
 }
 
 // Checkpoint is the complete state clients may reach: the first line of every
@@ -217,35 +219,21 @@ func (s *Stream) append(b []byte) []byte {
 }
 
 // AppendLine implements Line: op data is a string of JSON.
-func (d *Data) AppendLine(b []byte) []byte { return d.append(b, RawData) }
+func (d *Data) AppendLine(b []byte) []byte { return d.append(b, JSON) }
 
 // AppendNestedLine is AppendLine for clients that did not ask for raw data: op
 // data is a nested object.
-func (d *Data) AppendNestedLine(b []byte) []byte { return d.append(b, NestedData) }
+func (d *Data) AppendNestedLine(b []byte) []byte { return d.append(b, NestedJSON) }
 
-func (d *Data) append(b []byte, f DataForm) []byte {
-	b = AppendDataHead(b, d.Bucket, d.After, d.NextAfter, d.HasMore)
+func (d *Data) append(b []byte, e Encoding) []byte {
+	b = appendDataHead(b, d.Bucket, d.After, d.NextAfter, d.HasMore)
 	for i := range d.Ops {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = AppendOp(b, &d.Ops[i], f)
+		b = e.AppendOp(b, i, &d.Ops[i])
 	}
-	return AppendDataTail(b)
+	return append(b, "]}}"...)
 }
 
-// DataForm is how op data is embedded.
-type DataForm uint8
-
-// The forms.
-const (
-	RawData    DataForm = iota // a string holding JSON
-	NestedData                 // an object; what clients get that do not set raw_data
-)
-
-// AppendDataHead begins a data line; AppendOp, separated by commas, and
-// AppendDataTail follow.
-func AppendDataHead(b []byte, bucket string, after, nextAfter millrace.OpID, hasMore bool) []byte {
+func appendDataHead(b []byte, bucket string, after, nextAfter millrace.OpID, hasMore bool) []byte {
 	b = append(b, `{"data":{"bucket":`...)
 	b = millrace.AppendTextJSON(b, bucket)
 	b = append(b, `,"after":`...)
@@ -257,11 +245,7 @@ func AppendDataHead(b []byte, bucket string, after, nextAfter millrace.OpID, has
 	return append(b, `,"data":[`...)
 }
 
-// AppendDataTail ends a data line.
-func AppendDataTail(b []byte) []byte { return append(b, ']', '}', '}') }
-
-// AppendOp appends one op of a data line.
-func AppendOp(b []byte, op *millrace.Op, form DataForm) []byte {
+func appendOp(b []byte, op *millrace.Op, e Encoding) []byte {
 	b = append(b, `{"op_id":`...)
 	b = appendID(b, int64(op.ID))
 	b = append(b, `,"op":"`...)
@@ -284,7 +268,7 @@ func AppendOp(b []byte, op *millrace.Op, form DataForm) []byte {
 	case op.Kind == millrace.OpRemove:
 		b = append(b, `,"data":null`...)
 	case op.Kind != millrace.OpPut:
-	case form == NestedData:
+	case e == NestedJSON:
 		b = append(b, `,"data":`...)
 		b = append(b, op.Data...)
 	default:

@@ -75,7 +75,7 @@ type pageRequest struct {
 	refs    []*bucketRef
 	ranges  []millrace.BucketRange
 	wires   []string
-	nested  bool
+	as      protocol.Encoding
 	maxOps  int
 	maxSize int
 }
@@ -125,7 +125,7 @@ func (h *heldBucket) behind() bool { return h.pos < h.state.last }
 //   - per bucket, op ids ascend, without gap, and never twice;
 //   - between stale and the next view nothing is sent (I9).
 type core struct {
-	nested  bool
+	as      protocol.Encoding        // of the lines to send
 	initial map[string]millrace.OpID // positions of the request, until the first view
 
 	started  bool
@@ -143,8 +143,8 @@ type core struct {
 }
 
 // newCore begins a session whose client holds the given buckets.
-func newCore(positions []protocol.BucketPosition, rawData bool) *core {
-	c := &core{nested: !rawData, initial: make(map[string]millrace.OpID, len(positions))}
+func newCore(positions []protocol.BucketPosition, as protocol.Encoding) *core {
+	c := &core{as: as, initial: make(map[string]millrace.OpID, len(positions))}
 	for _, p := range positions {
 		if at, dup := c.initial[p.Name]; !dup || p.After < at {
 			c.initial[p.Name] = p.After
@@ -340,14 +340,14 @@ func (c *core) nodes(ds []delivery, room int, out *output) {
 			n := index[h]
 			if n == nil {
 				// What is behind, or less urgent than what is, waits for pages.
-				inline := !c.nested && !h.behind() && (c.complete || len(c.todo) == 0 || h.priority < c.todo[0].priority)
+				inline := !h.behind() && (c.complete || len(c.todo) == 0 || h.priority < c.todo[0].priority)
 				n = &news{h: h, inline: inline}
 				index[h] = n
 				list = append(list, n)
 			}
 			ch := d.node.changes[h.ref]
 			n.state = ch.state
-			lines := ch.lines.Load() // once: it may go any time
+			lines := ch.lines.Load().in(c.as) // once: it may go any time
 			n.inline = n.inline && lines != nil
 			if n.inline {
 				n.lines = append(n.lines, lines)
@@ -411,11 +411,13 @@ const (
 	pageBuckets = 1000
 )
 
-// pageRequest gives the next read, of the most urgent priority that is behind.
-func (c *core) pageRequest() *pageRequest {
-	r := &pageRequest{upto: c.at, nested: c.nested, maxOps: pageOps, maxSize: pageBytes}
+// pageRequest gives the next read, of the most urgent priority that is behind
+// and of at most so many buckets, for each of which a line is sent.
+func (c *core) pageRequest(buckets int) *pageRequest {
+	buckets = max(min(buckets, pageBuckets), 1)
+	r := &pageRequest{upto: c.at, as: c.as, maxOps: pageOps, maxSize: pageBytes}
 	for _, h := range c.todo {
-		if len(r.refs) == pageBuckets || h.priority != c.todo[0].priority {
+		if len(r.refs) == buckets || h.priority != c.todo[0].priority {
 			break
 		}
 		r.refs = append(r.refs, h.ref)

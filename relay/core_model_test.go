@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/protocol/bson"
 )
 
 // worldBucket is a bucket of the model sidecar: its whole history, and what
@@ -102,13 +103,19 @@ func (c *modelClient) take(w *world, o *output) {
 	for _, ch := range o.chunks {
 		text = append(text, ch.text...)
 	}
-	for _, line := range bytes.Split(text, []byte("\n")) {
-		if len(line) == 0 {
-			continue
+	for len(text) > 0 {
+		var l protocol.Line
+		var err error
+		var line []byte
+		if n, ok := bson.Length(text); o.as == protocol.BSON && ok {
+			line, text = text[:n], text[n:]
+			l, err = protocol.DecodeLineBSON(line)
+		} else {
+			line, text, _ = bytes.Cut(text, []byte("\n"))
+			l, err = protocol.DecodeLine(line)
 		}
-		l, err := protocol.DecodeLine(line)
 		if err != nil {
-			c.t.Fatalf("line %s: %v", line, err)
+			c.t.Fatalf("line %q: %v", line, err)
 		}
 		switch l := l.(type) {
 		case *protocol.Checkpoint:
@@ -248,7 +255,7 @@ func newWorld(t *rapid.T) *world {
 
 func (w *world) connect() {
 	positions := w.client.connect()
-	w.core = newCore(positions, true)
+	w.core = newCore(positions, rapid.SampledFrom([]protocol.Encoding{protocol.JSON, protocol.NestedJSON, protocol.BSON}).Draw(w.t, "encoding"))
 	w.client.at = 0
 	w.client.write = 0
 	w.mail, w.asked, w.read = nil, true, nil
@@ -265,7 +272,7 @@ func (w *world) view() *view {
 }
 
 func (w *world) feed(f func(*output)) {
-	var o output
+	o := output{as: w.core.as}
 	f(&o)
 	w.client.take(w, &o)
 }
@@ -343,7 +350,7 @@ func (w *world) step() bool {
 			w.feed(func(o *output) { w.core.page(w.read, o) })
 			w.read = nil
 		} else {
-			w.read = w.readPage(w.core.pageRequest())
+			w.read = w.readPage(w.core.pageRequest(rapid.SampledFrom([]int{1, 2, roomForAll}).Draw(w.t, "lines")))
 		}
 		return true
 	}
@@ -374,7 +381,7 @@ func (w *world) readPage(r *pageRequest) *page {
 		}
 		if len(d.Ops) > 0 {
 			d.Bucket, d.After, d.NextAfter, d.HasMore = ref.wire, r.ranges[i].After, part.last, !part.done
-			part.lines = &dataLines{text: append(d.AppendLine(nil), '\n'), ops: len(d.Ops)}
+			part.lines = &dataLines{text: r.as.AppendLine(nil, &d), as: r.as, ops: len(d.Ops)}
 		}
 		p.parts = append(p.parts, part)
 	}

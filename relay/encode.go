@@ -11,7 +11,7 @@ import (
 type encoder struct {
 	wires func(i int) string
 	after func(i int) millrace.OpID
-	form  protocol.DataForm
+	as    protocol.Encoding
 
 	buf   []byte // finished lines of the current bucket
 	body  []byte // ops of the current line
@@ -39,19 +39,14 @@ func (e *encoder) op(i int, op *millrace.Op, flush func(i int, lines []byte, ops
 	if e.n == pageOps || len(e.body) >= pageBytes {
 		e.line(true)
 	}
-	if e.n > 0 {
-		e.body = append(e.body, ',')
-	}
-	e.body = protocol.AppendOp(e.body, op, e.form)
+	e.body = e.as.AppendOp(e.body, e.n, op)
 	e.n++
 	e.total++
 	e.last = op.ID
 }
 
 func (e *encoder) line(more bool) {
-	e.buf = protocol.AppendDataHead(e.buf, e.wires(e.index), e.from, e.last, more)
-	e.buf = append(e.buf, e.body...)
-	e.buf = append(protocol.AppendDataTail(e.buf), '\n')
+	e.buf = e.as.AppendData(e.buf, e.wires(e.index), e.from, e.last, more, e.body)
 	e.body, e.n, e.from = e.body[:0], 0, e.last
 }
 

@@ -16,12 +16,12 @@ import (
 func (r *Relay) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+protocol.PathStream, r.serveStream)
+	mux.HandleFunc("GET "+protocol.PathStream, r.serveRSocket)
 	mux.HandleFunc("GET "+protocol.PathWebSocket, r.serveWebSocket)
 	mux.HandleFunc("GET "+protocol.PathWriteCheckpoint, r.serveWriteCheckpoint)
+	mux.HandleFunc("GET "+protocol.PathOldWriteCheckpoint, r.serveOldWriteCheckpoint)
 	mux.HandleFunc("POST "+protocol.PathCheckpointRequest, r.serveCheckpointRequest)
-	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
-		writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "there is no " + req.Method + " " + req.URL.Path})
-	})
+	mux.HandleFunc("/", noRoute)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		h := w.Header()
 		// On every answer, errors included: else browsers hide the status.
@@ -36,6 +36,10 @@ func (r *Relay) routes() http.Handler {
 		}
 		mux.ServeHTTP(w, req)
 	})
+}
+
+func noRoute(w http.ResponseWriter, req *http.Request) {
+	writeError(w, ending{code: protocol.CodeNoRoute, status: http.StatusNotFound, text: "there is no " + req.Method + " " + req.URL.Path})
 }
 
 // writeError answers with an error body.
@@ -78,11 +82,16 @@ func (r *Relay) authorize(req *http.Request) (*auth.Token, error) {
 	if value == "" {
 		return nil, &auth.Error{Code: protocol.CodeNoToken, Description: "no Authorization header; send Authorization: Bearer <token>"}
 	}
+	return r.verify(req.Context(), value)
+}
+
+// verify verifies the value of an Authorization header.
+func (r *Relay) verify(ctx context.Context, value string) (*auth.Token, error) {
 	scheme, token, _ := strings.Cut(value, " ")
-	if scheme != "Token" && scheme != "Bearer" || token == "" || strings.ContainsAny(token, " \t") {
+	if scheme != "Token" && scheme != "Bearer" || token == "" || strings.ContainsAny(token, " \t\r\n\f\v") {
 		return nil, &auth.Error{Code: protocol.CodeUnauthorized, Description: "the Authorization header is neither Bearer <token> nor Token <token>"}
 	}
-	return r.cfg.Verifier.Verify(req.Context(), token)
+	return r.cfg.Verifier.Verify(ctx, token)
 }
 
 // body reads the request's body. It is called for authorised requests only:
@@ -113,8 +122,11 @@ func agentOf(req *http.Request) string {
 	if a == "" {
 		a = req.UserAgent()
 	}
-	return strings.ToValidUTF8(a[:min(len(a), 200)], "")
+	return agentText(a)
 }
+
+// agentText bounds what a client says of itself.
+func agentText(a string) string { return strings.ToValidUTF8(a[:min(len(a), 200)], "") }
 
 // smallBody bounds requests that hold a few fields.
 const smallBody = 1 << 20
@@ -125,12 +137,21 @@ func (r *Relay) serveWriteCheckpoint(w http.ResponseWriter, req *http.Request) {
 		writeError(w, r.asEnding(err))
 		return
 	}
-	client := req.URL.Query().Get("client_id")
-	if err := protocol.CheckClientID(client); err != nil {
-		writeError(w, ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, text: "client_id: " + err.Error()})
+	client, err := clientIDOf(req)
+	if err != nil {
+		writeError(w, r.asEnding(err))
 		return
 	}
 	r.answerWrite(w, req, token, client, 0, protocol.AppendWriteCheckpoint)
+}
+
+// clientIDOf reads the device from the query.
+func clientIDOf(req *http.Request) (string, error) {
+	client := req.URL.Query().Get("client_id")
+	if err := protocol.CheckClientID(client); err != nil {
+		return "", ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, text: "client_id: " + err.Error()}
+	}
+	return client, nil
 }
 
 func (r *Relay) serveCheckpointRequest(w http.ResponseWriter, req *http.Request) {

@@ -9,20 +9,52 @@ import (
 	"github.com/millrace/millrace/protocol"
 )
 
-// dataLines are finished data lines, each ended by '\n', that several sessions
-// may send. Never modified.
+// dataLines are finished data lines that several sessions may send. Never
+// modified; each other form of them is made once, by the first that needs it.
 type dataLines struct {
-	text []byte
+	text []byte // as protocol.Encoding.AppendData ends them
+	as   protocol.Encoding
 	ops  int
 
-	once    sync.Once
-	gzipped []byte
+	gzipped  made // one gzip member
+	deflated made // blocks for the middle of a deflate stream
+	framed   made // one zstd frame
+	recoding sync.Once
+	recoded  *dataLines // in BSON
 }
 
-// gzip gives the lines as one gzip member, made once for all.
-func (d *dataLines) gzip() []byte {
-	d.once.Do(func() { d.gzipped = gzipMember(d.text) })
-	return d.gzipped
+// made is bytes that are made at most once.
+type made struct {
+	once  sync.Once
+	bytes []byte
+}
+
+func (m *made) get(from []byte, by func([]byte) []byte) []byte {
+	m.once.Do(func() { m.bytes = by(from) })
+	return m.bytes
+}
+
+// in gives the lines of a node, which are JSON, in an encoding; nil if they are
+// not there in it, and pages must be read.
+func (d *dataLines) in(as protocol.Encoding) *dataLines {
+	switch {
+	case d == nil || as == protocol.NestedJSON:
+		return nil
+	case as == protocol.JSON:
+		return d
+	}
+	d.recoding.Do(func() {
+		text := make([]byte, 0, len(d.text)+len(d.text)/4)
+		for line := range bytes.Lines(d.text) {
+			l, err := protocol.DecodeLine(line)
+			if err != nil {
+				return
+			}
+			text = l.AppendBSON(text)
+		}
+		d.recoded = &dataLines{text: text, as: protocol.BSON, ops: d.ops}
+	})
+	return d.recoded
 }
 
 // chunk is a run of whole lines.
@@ -34,6 +66,7 @@ type chunk struct {
 // output collects lines to send, in order. Chunks are private to the session or
 // shared with others.
 type output struct {
+	as     protocol.Encoding
 	chunks []chunk
 	ops    int
 	// completed is set if the lines end with a checkpoint_complete.
@@ -46,7 +79,7 @@ func (o *output) line(l protocol.Line) {
 		o.chunks = append(o.chunks, chunk{})
 	}
 	last := &o.chunks[len(o.chunks)-1]
-	last.text = append(l.AppendLine(last.text), '\n')
+	last.text = o.as.AppendLine(last.text, l)
 }
 
 // data appends finished data lines.

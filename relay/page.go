@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace"
-	"github.com/millrace/millrace/protocol"
 )
 
 // readPage reads ops of buckets that are behind, with their floors, in one
@@ -36,10 +35,7 @@ func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
 		return nil, err
 	}
 	p := &page{request: q, parts: make([]pagePart, 0, len(q.ranges))}
-	e := encoder{wires: func(i int) string { return q.wires[i] }, after: func(i int) millrace.OpID { return q.ranges[i].After }}
-	if q.nested {
-		e.form = protocol.NestedData
-	}
+	e := encoder{wires: func(i int) string { return q.wires[i] }, after: func(i int) millrace.OpID { return q.ranges[i].After }, as: q.as}
 	// fill adds parts without ops for the buckets before i.
 	fill := func(i int) {
 		for n := len(p.parts); n < i; n++ {
@@ -50,7 +46,7 @@ func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
 	var last millrace.OpID
 	flush := func(i int, lines []byte, n int) {
 		fill(i)
-		p.parts = append(p.parts, pagePart{lines: &dataLines{text: append([]byte(nil), lines...), ops: n}, last: last, done: true, floor: totals[i].Floor, gone: totals[i].ID == 0})
+		p.parts = append(p.parts, pagePart{lines: &dataLines{text: append([]byte(nil), lines...), as: q.as, ops: n}, last: last, done: true, floor: totals[i].Floor, gone: totals[i].ID == 0})
 		size += len(lines)
 	}
 	full := false

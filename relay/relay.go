@@ -95,6 +95,7 @@ type Relay struct {
 	mu       sync.Mutex
 	sessions map[*session]context.CancelFunc
 	draining bool
+	stopping chan struct{} // closed with draining
 	group    sync.WaitGroup
 }
 
@@ -114,7 +115,7 @@ func New(cfg Config, source Source) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, source: source, log: cfg.Log, limits: cfg.Limits.withDefaults(), meters: newMeters(),
 		id: hex.EncodeToString(id[:]), started: time.Now(),
-		sessions: map[*session]context.CancelFunc{},
+		sessions: map[*session]context.CancelFunc{}, stopping: make(chan struct{}),
 	}
 	r.publisher = newPublisher(source, cfg.Compile, r.limits, r.log, r.meters)
 	r.writes = newWriteCheckpoints(source, r.limits.CheckpointBatch, r.meters.writes)
@@ -174,6 +175,7 @@ const drainTime = 5 * time.Second
 func (r *Relay) drain() {
 	r.mu.Lock()
 	r.draining = true
+	close(r.stopping)
 	for s := range r.sessions {
 		s.finish(ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server is restarting"})
 	}
@@ -227,11 +229,15 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 	}, nil
 }
 
-// newSession makes a session for a verified token and its request.
-func (r *Relay) newSession(token *auth.Token, req *protocol.Request, kind, agent string) *session {
+// newSession makes a session for a verified token and its request. Clients that
+// did not ask for raw data get nested objects, where as is JSON.
+func (r *Relay) newSession(token *auth.Token, req *protocol.Request, as protocol.Encoding, kind, agent string) *session {
+	if as == protocol.JSON && !req.RawData {
+		as = protocol.NestedJSON
+	}
 	s := &session{
 		relay: r, kind: kind, agent: agent, clientID: req.ClientID, user: writeUser(token.Subject, req.ClientID), since: time.Now(),
-		core: newCore(req.Buckets, req.RawData), wake: make(chan struct{}, 1), expires: token.Expires,
+		core: newCore(req.Buckets, as), wake: make(chan struct{}, 1), expires: token.Expires,
 		request: resolveRequest{rules: RulesRequest{Claims: token.Claims, Parameters: req.Parameters, Streams: req.Streams}},
 		resolve: true, meters: r.meters.transport(kind),
 	}

@@ -19,6 +19,8 @@ type ending struct {
 	status int // of HTTP, if nothing was sent yet
 	close  int // of the native transport
 	text   string
+	// refusal is what RSocket tells, if not an error of the stream.
+	refusal *refusal
 }
 
 func (e ending) Error() string { return "[" + string(e.code) + "] " + e.text }
@@ -76,12 +78,18 @@ type session struct {
 type transport interface {
 	// send writes the lines. It blocks while the client is slow, up to a bound.
 	send(ctx context.Context, o *output) error
-	// keepalive tells how long the token is valid, in whole seconds.
+	// keepalive is called now and then with how long the token is valid, in
+	// whole seconds.
 	keepalive(ctx context.Context, seconds int32) error
-	// ready tells whether the client takes data now; the session is signalled
-	// when that changes.
-	ready() bool
+	// tokenEnds tells the client that its token ends soon, or, with 0, now.
+	tokenEnds(ctx context.Context, seconds int32) error
+	// room is how many lines the client takes now, 0 for none; the session is
+	// signalled when there is room again. Sending more blocks.
+	room() int
 }
+
+// roomForAll is the room of transports that count no lines.
+const roomForAll = 1 << 30
 
 func (s *session) signal() {
 	select {
@@ -246,7 +254,7 @@ func (s *session) run(ctx context.Context, t transport) error {
 		}
 		expiry.follow(s.expiry())
 		busy := false
-		if t.ready() {
+		if t.room() > 0 {
 			var err error
 			if busy, err = s.advance(ctx, t, &asked); err != nil {
 				return err
@@ -280,18 +288,21 @@ var closed = func() chan struct{} {
 	return c
 }()
 
+// errExpired ends a session whose token has.
+var errExpired = ending{code: protocol.CodeTokenExpired, close: protocol.CloseUnauthorized, text: "the token has expired"}
+
 // expire warns the client of its token's end, or ends the session.
 func (s *session) expire(ctx context.Context, t transport, e *expiryTimer) error {
 	if !e.due() {
 		return nil
 	}
-	if err := t.keepalive(ctx, s.secondsLeft()); err != nil {
+	if err := t.tokenEnds(ctx, s.secondsLeft()); err != nil {
 		return err
 	}
 	if time.Now().Before(e.at) {
 		return nil
 	}
-	return ending{code: protocol.CodeTokenExpired, close: protocol.CloseUnauthorized, text: "the token has expired"}
+	return errExpired
 }
 
 // inlineAlways is how many bytes of shared lines a session may send, and thus
@@ -302,7 +313,7 @@ const inlineAlways = 16 << 10
 // tells whether a view is under way.
 func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, error) {
 	m := s.look()
-	var out output
+	out := output{as: s.core.as}
 	if m.view != nil {
 		s.core.view(m.view, &out)
 		s.buckets.Store(int64(len(m.view.buckets)))
@@ -404,7 +415,7 @@ func (s *session) catchUp(ctx context.Context, t transport) error {
 		return err
 	}
 	defer s.relay.pages.Release(pageBytes)
-	p, err := s.relay.readPage(ctx, s.core.pageRequest())
+	p, err := s.relay.readPage(ctx, s.core.pageRequest(t.room()))
 	if err != nil {
 		return s.unread(ctx, err)
 	}
@@ -412,7 +423,7 @@ func (s *session) catchUp(ctx context.Context, t transport) error {
 	if s.interrupted() {
 		return nil
 	}
-	var out output
+	out := output{as: s.core.as}
 	s.core.page(p, &out)
 	if out.empty() {
 		return nil

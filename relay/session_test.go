@@ -18,14 +18,17 @@ type fakeTransport struct {
 }
 
 func (f *fakeTransport) send(context.Context, *output) error { return nil }
-func (f *fakeTransport) ready() bool                         { return true }
+func (f *fakeTransport) room() int                           { return roomForAll }
+func (f *fakeTransport) tokenEnds(ctx context.Context, seconds int32) error {
+	return f.keepalive(ctx, seconds)
+}
 func (f *fakeTransport) keepalive(_ context.Context, seconds int32) error {
 	f.at, f.left = append(f.at, time.Since(f.start)), append(f.left, seconds)
 	return nil
 }
 
 func idleSession(ttl time.Duration) (*session, *fakeTransport) {
-	s := &session{relay: &Relay{meters: newMeters()}, core: newCore(nil, true), wake: make(chan struct{}, 1), expires: time.Now().Add(ttl)}
+	s := &session{relay: &Relay{meters: newMeters()}, core: newCore(nil, protocol.JSON), wake: make(chan struct{}, 1), expires: time.Now().Add(ttl)}
 	return s, &fakeTransport{start: time.Now()}
 }
 

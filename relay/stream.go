@@ -2,15 +2,9 @@ package relay
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
-	"io"
 	"net/http"
-	"strings"
 	"time"
-
-	"github.com/klauspost/compress/flate"
 
 	"github.com/millrace/millrace/protocol"
 )
@@ -37,7 +31,8 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 		writeError(w, r.asEnding(err))
 		return
 	}
-	s := r.newSession(token, request, "http", agentOf(req))
+	as := streamEncoding(req.Header.Values("Accept"))
+	s := r.newSession(token, request, as, "http", agentOf(req))
 	ctx, leave, err := r.enter(req.Context(), s)
 	if err != nil {
 		writeError(w, r.asEnding(err))
@@ -57,18 +52,18 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	h := w.Header()
-	h.Set("Content-Type", protocol.MediaTypeNDJSON)
+	h.Set("Content-Type", mediaType(as))
 	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept, Accept-Encoding")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold lines back
-	t := &httpStream{w: w, control: http.NewResponseController(w), timeout: r.limits.WriteTimeout}
+	t := &httpStream{w: w, control: http.NewResponseController(w), as: as, timeout: r.limits.WriteTimeout}
+	t.coding = newCoding(contentCoding(req.Header.Values("Accept-Encoding")), deadlineWriter{t})
 	// Nothing more is read: a server's read timeout would end the stream.
 	if err := t.control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return
 	}
-	if acceptsGzip(req.Header.Values("Accept-Encoding")) {
-		h.Set("Content-Encoding", "gzip")
-		h.Add("Vary", "Accept-Encoding")
-		t.gzip = &gzipStream{w: deadlineWriter{t}}
+	if name := t.coding.name(); name != "" {
+		h.Set("Content-Encoding", name)
 	}
 	if err := t.begin(); err != nil {
 		return
@@ -81,47 +76,32 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// acceptsGzip reads Accept-Encoding.
-func acceptsGzip(values []string) bool {
-	for _, v := range values {
-		for part := range strings.SplitSeq(v, ",") {
-			name, params, _ := strings.Cut(part, ";")
-			if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-				q := strings.ReplaceAll(params, " ", "")
-				return q != "q=0" && !strings.HasPrefix(q, "q=0.000")
-			}
-		}
-	}
-	return false
-}
-
 // httpStream sends lines as the body of a response, flushing after each send.
 type httpStream struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
-	gzip    *gzipStream // nil: identity
+	as      protocol.Encoding
+	coding  coding
 	timeout time.Duration
 }
 
 // begin sends the head: the client is connected when it arrives.
 func (t *httpStream) begin() error {
 	t.w.WriteHeader(http.StatusOK)
-	if t.gzip != nil {
-		if err := t.gzip.begin(); err != nil {
-			return err
-		}
+	if err := t.coding.begin(); err != nil {
+		return err
 	}
 	return t.control.Flush()
 }
 
-func (t *httpStream) ready() bool { return true }
+func (t *httpStream) room() int { return roomForAll }
 
 func (t *httpStream) send(ctx context.Context, o *output) error {
 	for _, c := range o.chunks {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := t.write(c.text); err != nil {
+		if err := t.coding.write(c); err != nil {
 			return err
 		}
 	}
@@ -129,24 +109,20 @@ func (t *httpStream) send(ctx context.Context, o *output) error {
 }
 
 func (t *httpStream) keepalive(_ context.Context, seconds int32) error {
-	if err := t.write(append(protocol.TokenExpiresIn(seconds).AppendLine(nil), '\n')); err != nil {
+	if err := t.coding.write(chunk{text: t.as.AppendLine(nil, protocol.TokenExpiresIn(seconds))}); err != nil {
 		return err
 	}
 	return t.control.Flush()
 }
 
-func (t *httpStream) write(b []byte) error {
-	if t.gzip != nil {
-		return t.gzip.write(b)
-	}
-	_, err := deadlineWriter{t}.Write(b)
-	return err
+func (t *httpStream) tokenEnds(ctx context.Context, seconds int32) error {
+	return t.keepalive(ctx, seconds)
 }
 
 // end closes the body properly, if the client is still there.
 func (t *httpStream) end() {
-	if t.gzip != nil {
-		t.gzip.end() // an error means that the client has gone
+	if err := t.coding.end(); err == nil {
+		t.control.Flush() // an error means that the client has gone
 	}
 }
 
@@ -170,56 +146,4 @@ func (d deadlineWriter) Write(b []byte) (n int, err error) {
 		b = b[m:]
 	}
 	return n, nil
-}
-
-// gzipStream writes one long gzip member whose every write can be read at once.
-// It keeps no compression state between writes, so an idle client costs nothing;
-// short writes are stored as they are.
-type gzipStream struct {
-	w    io.Writer
-	crc  uint32
-	size uint32
-}
-
-// storeBelow is the length under which compressing a write by itself gains
-// nothing worth the time.
-const storeBelow = 256
-
-func (g *gzipStream) begin() error {
-	_, err := g.w.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255})
-	return err
-}
-
-func (g *gzipStream) write(b []byte) error {
-	g.crc = crc32.Update(g.crc, crc32.IEEETable, b)
-	g.size += uint32(len(b))
-	if len(b) >= storeBelow {
-		return flate.StatelessDeflate(g.w, b, false, nil)
-	}
-	return g.store(b, 0, syncMarker...)
-}
-
-// syncMarker is an empty stored block. Some decompressors hand out what they
-// have only when they meet one.
-var syncMarker = []byte{0, 0, 0, 0xff, 0xff}
-
-// store writes a stored block, which begins and ends at a byte.
-func (g *gzipStream) store(b []byte, final byte, then ...byte) error {
-	block := make([]byte, 5, 5+len(b)+len(then))
-	block[0] = final
-	binary.LittleEndian.PutUint16(block[1:], uint16(len(b)))
-	binary.LittleEndian.PutUint16(block[3:], ^uint16(len(b)))
-	_, err := g.w.Write(append(append(block, b...), then...))
-	return err
-}
-
-func (g *gzipStream) end() error {
-	if err := g.store(nil, 1); err != nil {
-		return err
-	}
-	var tail [8]byte
-	binary.LittleEndian.PutUint32(tail[:], g.crc)
-	binary.LittleEndian.PutUint32(tail[4:], g.size)
-	_, err := g.w.Write(tail[:])
-	return err
 }

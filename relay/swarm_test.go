@@ -3,6 +3,7 @@ package relay_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"testing"
 
@@ -12,8 +13,8 @@ import (
 	"github.com/millrace/millrace/relay/relaytest"
 )
 
-// TestSwarm: many clients that join, leave, come back and are granted and
-// refused lists, while ops are written and compacted, end equal to the sidecar.
+// TestSwarm: many clients that join, leave, come back by another transport and
+// are granted and refused lists, while ops are written and compacted, end equal to the sidecar.
 // Every completion on the way is checked by its checksums.
 func TestSwarm(t *testing.T) {
 	side := relaytest.NewSidecar()
@@ -76,7 +77,7 @@ func TestSwarm(t *testing.T) {
 					running = false
 				default:
 				}
-				c = dial(t, srv, srv.Token(user), relaytest.Request(fmt.Sprint("c", i)), c)
+				c = dialAny(t, srv, rnd.IntN(len(dials)), user, fmt.Sprint("c", i), c)
 				for n := rnd.IntN(60); running && n > 0; n-- {
 					if _, err := c.Next(); err != nil {
 						break // quiet for long, at the end
@@ -104,6 +105,22 @@ func TestSwarm(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+// dials are the ways to get the same stream.
+var dials = []func(testing.TB, *relaytest.Server, string, *protocol.Request, *relaytest.Client) *relaytest.Client{
+	dial,
+	func(tb testing.TB, srv *relaytest.Server, token string, r *protocol.Request, before *relaytest.Client) *relaytest.Client {
+		return relaytest.DialWith(tb, srv.URL, token, r, before, http.Header{"Accept": {bsonStream}, "Accept-Encoding": {"zstd"}})
+	},
+	func(tb testing.TB, srv *relaytest.Server, token string, r *protocol.Request, before *relaytest.Client) *relaytest.Client {
+		return relaytest.DialRSocket(tb, srv.URL, token, r, before)
+	},
+}
+
+func dialAny(tb testing.TB, srv *relaytest.Server, how int, user, device string, before *relaytest.Client) *relaytest.Client {
+	tb.Helper()
+	return dials[how](tb, srv, srv.Token(user), relaytest.Request(device), before)
 }
 
 func same(side *relaytest.Sidecar, wire string, got *millrace.Reduced, user string) bool {

@@ -1,15 +1,12 @@
 package relay
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"reflect"
 	"sync"
@@ -22,86 +19,19 @@ import (
 	"github.com/millrace/millrace/relay/auth"
 )
 
-// Timing of the native transport.
-const (
-	openWait   = 10 * time.Second
-	silenceMax = 50 * time.Second
-	closeWait  = 5 * time.Second
-)
+// silenceMax is how long a client may show no sign of life.
+const silenceMax = 50 * time.Second
 
-// serveWebSocket is GET /sync/ws. The HTTP handler returns once the connection
-// is upgraded; its buffers go with it.
+// serveWebSocket is GET /sync/ws.
 func (r *Relay) serveWebSocket(w http.ResponseWriter, req *http.Request) {
-	r.mu.Lock()
-	refused := r.draining
-	if !refused {
-		r.group.Add(1)
-	}
-	r.mu.Unlock()
-	if refused {
-		writeError(w, ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, text: "the server is restarting"})
-		return
-	}
-	if n := r.opening.Add(1); int(n) > r.limits.Connections {
-		r.opening.Add(-1)
-		r.group.Done()
-		r.meters.refused.WithLabelValues("connections").Inc()
-		writeError(w, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, text: "too many connections (relay.max_connections)"})
-		return
-	}
-	c := &wsConn{relay: r, agent: agentOf(req)}
-	c.touch()
-	conn, err := websocket.Accept(leanWriter{w}, req, &websocket.AcceptOptions{
-		Subprotocols:       []string{protocol.Subprotocol},
-		InsecureSkipVerify: len(r.cfg.Origins) == 0, // only tokens authorise
-		OriginPatterns:     r.cfg.Origins,
-		OnPongReceived:     func(context.Context, []byte) { c.touch() },
-		OnPingReceived:     func(context.Context, []byte) bool { c.touch(); return true },
+	r.upgrade(w, req, &websocket.AcceptOptions{Subprotocols: []string{protocol.Subprotocol}}, func(ctx context.Context, l *link) {
+		(&wsConn{link: l}).serve(ctx)
 	})
-	if err != nil {
-		r.opening.Add(-1)
-		r.group.Done()
-		r.log.Debug("upgrading to a WebSocket", "error", err)
-		return
-	}
-	conn.SetReadLimit(-1) // messages are bounded in read
-	c.conn = conn
-	ctx := context.WithoutCancel(req.Context())
-	go func() {
-		defer r.group.Done()
-		c.serve(ctx)
-	}()
-}
-
-// leanWriter makes the connection that is taken over keep small buffers.
-type leanWriter struct{ http.ResponseWriter }
-
-func (w leanWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// Hijack implements http.Hijacker.
-func (w leanWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return conn, rw, err
-	}
-	// What the client sent already stays buffered.
-	early, err := rw.Reader.Peek(rw.Reader.Buffered())
-	if err != nil {
-		return conn, rw, err
-	}
-	early = bytes.Clone(early)
-	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), conn), max(512, len(early)))
-	if _, err := r.Peek(len(early)); err != nil {
-		return conn, rw, err
-	}
-	return conn, bufio.NewReadWriter(r, bufio.NewWriterSize(conn, 1024)), nil
 }
 
 // wsConn is one connection of the native transport.
 type wsConn struct {
-	relay   *Relay
-	conn    *websocket.Conn
-	agent   string
+	*link
 	session *session
 	subject string
 	claims  map[string]any // those that buckets may depend on
@@ -109,13 +39,8 @@ type wsConn struct {
 	gzip    bool
 
 	credits  atomic.Int64
-	seen     atomic.Int64 // unix nanoseconds of the client's last sign of life
-	pinging  atomic.Bool
 	requests requestQueue
-	group    sync.WaitGroup
 }
-
-func (c *wsConn) touch() { c.seen.Store(time.Now().UnixNano()) }
 
 // serve runs the connection from its open frame to its end.
 func (c *wsConn) serve(ctx context.Context) {
@@ -150,9 +75,6 @@ func (c *wsConn) close(e ending) {
 	c.conn.Close(websocket.StatusCode(e.close), reason[:min(len(reason), 120)]) // the client may have gone
 }
 
-// errGone ends a session whose client went.
-var errGone = ending{code: protocol.CodeInvalid, text: "the client has gone"}
-
 // open reads the first frame and makes the session.
 func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), error) {
 	if c.conn.Subprotocol() != protocol.Subprotocol {
@@ -175,7 +97,7 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	s := c.relay.newSession(token, &open.Request, "ws", c.agent)
+	s := c.relay.newSession(token, &open.Request, protocol.JSON, "ws", c.agent)
 	s.request.streamsVersion = open.StreamsVersion
 	c.session, c.subject, c.claims, c.version, c.gzip = s, token.Subject, lastingClaims(token), open.StreamsVersion, open.AcceptGzip
 	c.credits.Store(open.CreditBytes)
@@ -188,21 +110,13 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 
 // readFrame reads one message, bounded.
 func (c *wsConn) readFrame(ctx context.Context) (protocol.Frame, error) {
-	kind, r, err := c.conn.Reader(ctx)
-	if err != nil {
-		return nil, errGone
-	}
-	limit := c.relay.limits.FrameBytes
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	kind, b, err := c.message(ctx, c.relay.limits.FrameBytes)
 	switch {
 	case err != nil:
-		return nil, errGone
-	case int64(len(b)) > limit:
-		return nil, ending{code: protocol.CodeInvalid, close: protocol.CloseTooLarge, text: fmt.Sprintf("a message is larger than %d bytes", limit)}
+		return nil, err
 	case kind != websocket.MessageText:
 		return nil, ending{code: protocol.CodeInvalid, close: protocol.CloseMalformed, text: "a binary message; frames are text"}
 	}
-	c.touch()
 	return protocol.DecodeFrame(b)
 }
 
@@ -353,7 +267,12 @@ func (c *wsConn) answerRequests(ctx context.Context) {
 	}
 }
 
-func (c *wsConn) ready() bool { return c.credits.Load() > 0 }
+func (c *wsConn) room() int {
+	if c.credits.Load() > 0 {
+		return roomForAll
+	}
+	return 0
+}
 
 // gzipAbove is the length from which a chunk is worth a frame of its own.
 const gzipAbove = 1 << 10
@@ -362,7 +281,7 @@ const gzipAbove = 1 << 10
 // come between.
 func (c *wsConn) send(ctx context.Context, o *output) error {
 	text := frameBuffers.Get().(*bytes.Buffer)
-	defer frameBuffers.Put(text)
+	defer putFrameBuffer(text)
 	text.Reset()
 	flush := func() error {
 		if text.Len() == 0 {
@@ -389,46 +308,44 @@ func (c *wsConn) send(ctx context.Context, o *output) error {
 
 func gzipChunk(ch chunk) []byte {
 	if ch.shared != nil {
-		return ch.shared.gzip()
+		return ch.shared.gzipped.get(ch.text, gzipMember)
 	}
 	return gzipMember(ch.text)
 }
 
 var frameBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
+// putFrameBuffer keeps a buffer for the next frame, unless a rare large frame has
+// made it one that is not worth keeping.
+func putFrameBuffer(b *bytes.Buffer) {
+	if b.Cap() <= 4*pageBytes {
+		frameBuffers.Put(b)
+	}
+}
+
 // charge writes a frame and takes it off the credit.
 func (c *wsConn) charge(ctx context.Context, kind websocket.MessageType, b []byte) error {
 	c.credits.Add(-int64(len(b)))
-	return c.writeFrame(ctx, kind, b)
+	return c.write(ctx, kind, b)
 }
 
 func (c *wsConn) writeText(ctx context.Context, line []byte) error {
-	return c.writeFrame(ctx, websocket.MessageText, line)
+	return c.write(ctx, websocket.MessageText, line)
 }
 
-func (c *wsConn) writeFrame(ctx context.Context, kind websocket.MessageType, b []byte) error {
-	timeout := c.relay.limits.WriteTimeout * time.Duration(1+len(b)/(256<<10))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return c.conn.Write(ctx, kind, b)
+func (c *wsConn) tokenEnds(ctx context.Context, seconds int32) error {
+	return c.writeText(ctx, protocol.TokenExpiresIn(seconds).AppendLine(nil))
 }
 
 // keepalive tells how long the token is valid, pings, and ends the session of a
 // client that shows no sign of life.
 func (c *wsConn) keepalive(ctx context.Context, seconds int32) error {
-	if time.Since(time.Unix(0, c.seen.Load())) > silenceMax {
+	if c.silence() > silenceMax {
 		return errGone
 	}
 	if err := c.writeText(ctx, protocol.TokenExpiresIn(seconds).AppendLine(nil)); err != nil {
 		return err
 	}
-	if c.pinging.CompareAndSwap(false, true) {
-		c.group.Go(func() {
-			defer c.pinging.Store(false)
-			ctx, cancel := context.WithTimeout(ctx, silenceMax)
-			defer cancel()
-			c.conn.Ping(ctx) // its answer is seen as a sign of life
-		})
-	}
+	c.ping(ctx)
 	return nil
 }

@@ -25,7 +25,7 @@ COMMENT ON COLUMN millrace.sessions.relay IS 'The relay; relays.id.';
 COMMENT ON COLUMN millrace.sessions.id IS 'Number within the relay.';
 COMMENT ON COLUMN millrace.sessions.user_id IS 'Subject of the token, with /<client id> if the client has one: the key of its write checkpoint.';
 COMMENT ON COLUMN millrace.sessions.client_id IS 'Id of the device; empty if the client has none.';
-COMMENT ON COLUMN millrace.sessions.transport IS 'http or ws.';
+COMMENT ON COLUMN millrace.sessions.transport IS 'http, ws or rsocket.';
 COMMENT ON COLUMN millrace.sessions.agent IS 'SDK and platform, as the client tells.';
 COMMENT ON COLUMN millrace.sessions.buckets IS 'Buckets it follows.';
 COMMENT ON COLUMN millrace.sessions.sent_op IS 'Checkpoint it was completely sent last.';

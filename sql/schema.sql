@@ -390,7 +390,7 @@ UNLOGGED TABLE millrace.session_reports WITH (fillfactor=50, autovacuum_vacuum_s
   client_id text NOT NULL
     -- Id of the device; empty if the client has none.
   transport text NOT NULL
-    -- http or ws.
+    -- http, ws or rsocket.
   agent text NOT NULL
     -- SDK and platform, as the client tells.
   buckets integer NOT NULL
@@ -719,7 +719,7 @@ VIEW millrace.sessions
   client_id text
     -- Id of the device; empty if the client has none.
   transport text
-    -- http or ws.
+    -- http, ws or rsocket.
   agent text
     -- SDK and platform, as the client tells.
   buckets integer

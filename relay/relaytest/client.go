@@ -3,6 +3,8 @@ package relaytest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/protocol/bson"
 )
 
 // Client folds the lines of a stream and checks them: order, nothing twice,
@@ -66,6 +71,11 @@ func Post(ctx context.Context, url, token string, body []byte, header http.Heade
 // nil. It ends with the test, or with Close.
 func Dial(tb testing.TB, url, token string, r *protocol.Request, before *Client) *Client {
 	tb.Helper()
+	return DialWith(tb, url, token, r, before, nil)
+}
+
+// resume is a new client that holds what before held; the request says so.
+func resume(tb testing.TB, r *protocol.Request, before *Client) *Client {
 	c := NewClient(tb)
 	if before != nil {
 		c.Buckets = before.Buckets
@@ -73,10 +83,17 @@ func Dial(tb testing.TB, url, token string, r *protocol.Request, before *Client)
 			r.Buckets = append(r.Buckets, protocol.BucketPosition{Name: name, After: b.Last})
 		}
 	}
+	return c
+}
+
+// DialWith is Dial with headers, such as Accept and Accept-Encoding.
+func DialWith(tb testing.TB, url, token string, r *protocol.Request, before *Client, header http.Header) *Client {
+	tb.Helper()
+	c := resume(tb, r, before)
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	tb.Cleanup(cancel)
-	resp, err := Post(ctx, url, token, r.AppendJSON(nil), nil)
+	resp, err := Post(ctx, url, token, r.AppendJSON(nil), header)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -84,19 +101,31 @@ func Dial(tb testing.TB, url, token string, r *protocol.Request, before *Client)
 		b, _ := io.ReadAll(resp.Body) // for the message
 		tb.Fatalf("status %d: %s", resp.StatusCode, b)
 	}
-	go c.feed(ctx, resp.Body)
+	go c.feed(ctx, resp)
 	return c
 }
 
-func (c *Client) feed(ctx context.Context, body io.ReadCloser) {
+// feed reads the lines of a response, whatever they are written in.
+func (c *Client) feed(ctx context.Context, resp *http.Response) {
 	defer close(c.Lines)
+	defer resp.Body.Close()
+	body, err := decoded(resp)
+	if err != nil {
+		c.Err = err
+		return
+	}
 	defer body.Close()
-	sc := bufio.NewScanner(body)
-	sc.Buffer(nil, 64<<20)
-	for sc.Scan() {
-		l, err := protocol.DecodeLine(sc.Bytes())
-		if err != nil {
-			c.Err = fmt.Errorf("%w in %s", err, sc.Bytes())
+	next := jsonLines(body)
+	if resp.Header.Get("Content-Type") == protocol.MediaTypeBSONStream {
+		next = bsonLines(body)
+	}
+	for {
+		l, err := next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil:
+			c.Err = err
 			return
 		}
 		select {
@@ -105,7 +134,61 @@ func (c *Client) feed(ctx context.Context, body io.ReadCloser) {
 			return
 		}
 	}
-	c.Err = sc.Err()
+}
+
+// decoded undoes the Content-Encoding.
+func decoded(resp *http.Response) (io.ReadCloser, error) {
+	switch name := resp.Header.Get("Content-Encoding"); name {
+	case "":
+		return io.NopCloser(resp.Body), nil
+	case "gzip":
+		return gzip.NewReader(resp.Body)
+	case "zstd":
+		d, err := zstd.NewReader(resp.Body, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	default:
+		return nil, fmt.Errorf("content encoding %q", name)
+	}
+}
+
+func jsonLines(r io.Reader) func() (protocol.Line, error) {
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, 64<<20)
+	return func() (protocol.Line, error) {
+		if !sc.Scan() {
+			return nil, cmp.Or(sc.Err(), io.EOF)
+		}
+		l, err := protocol.DecodeLine(sc.Bytes())
+		if err != nil {
+			err = fmt.Errorf("%w in %s", err, sc.Bytes())
+		}
+		return l, err
+	}
+}
+
+func bsonLines(r io.Reader) func() (protocol.Line, error) {
+	return func() (protocol.Line, error) {
+		doc := make([]byte, 4)
+		if _, err := io.ReadFull(r, doc); err != nil {
+			return nil, err
+		}
+		n, ok := bson.Length(doc)
+		if !ok || n > 64<<20 {
+			return nil, fmt.Errorf("a document begins with %x", doc)
+		}
+		doc = append(doc, make([]byte, n-4)...)
+		if _, err := io.ReadFull(r, doc[4:]); err != nil {
+			return nil, err
+		}
+		l, err := protocol.DecodeLineBSON(doc)
+		if err != nil {
+			err = fmt.Errorf("%w in %q", err, doc)
+		}
+		return l, err
+	}
 }
 
 // Close ends the stream.

@@ -88,6 +88,10 @@ func Serve(tb testing.TB, side *Sidecar, options ...Options) *Server {
 		if err := <-done; err != nil {
 			tb.Errorf("relay: %v", err)
 		}
+		// Streams that ended in order get their last bytes out.
+		grace, done := context.WithTimeout(context.Background(), 5*time.Second)
+		h.Config.Shutdown(grace) // after the time, or an error, the connections are closed
+		done()
 		h.CloseClientConnections()
 		h.Close()
 		verifier.Close()
