@@ -112,6 +112,7 @@ type SessionReport struct {
 	Agent        string // SDK and platform, as the client tells
 	Buckets      int
 	Sent         OpID // checkpoint completed last
+	Sending      OpID // checkpoint being sent, 0 if none is
 	Acknowledged OpID // applied by the client, 0 if it does not tell
 	Bytes        int64
 	Since        time.Time

@@ -134,6 +134,10 @@ type Compaction struct {
 	Interval time.Duration `yaml:"interval"`
 	// Horizon is the age from which ops may be compacted. Defaults to 10m.
 	Horizon time.Duration `yaml:"horizon"`
+	// Defragment appends old rows of a bucket again, once a day, where much more
+	// was superseded than is left: devices fetch those rows once more. Defaults
+	// to true.
+	Defragment bool `yaml:"defragment"`
 }
 
 // History is what stays explainable.
@@ -190,7 +194,7 @@ func Default() Config {
 			Heartbeat:       time.Minute,
 			OnDrop:          "remove",
 		},
-		Compaction: Compaction{Interval: time.Minute, Horizon: 10 * time.Minute},
+		Compaction: Compaction{Interval: time.Minute, Horizon: 10 * time.Minute, Defragment: true},
 		History:    History{Keep: 7 * 24 * time.Hour},
 		Telemetry:  Telemetry{LogFormat: "text"},
 	}

@@ -91,7 +91,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 			Audience: []string{"x", "y"}, Issuer: "me", MaxTokenLifetime: 36 * time.Hour,
 		},
 		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolDir: "/etc/spool", SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
-		Compaction: Compaction{Interval: 2 * time.Minute},
+		Compaction: Compaction{Interval: 2 * time.Minute, Defragment: true},
 		History:    History{Keep: 24 * time.Hour},
 		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json"},
 	}

@@ -48,7 +48,7 @@ func (r *Relay) describe() millrace.RelayReport {
 		}
 		report.Sessions = append(report.Sessions, millrace.SessionReport{
 			ID: s.id, User: s.user, ClientID: s.clientID, Transport: s.kind, Agent: s.agent,
-			Buckets: int(s.buckets.Load()), Sent: millrace.OpID(s.sent.Load()), Acknowledged: millrace.OpID(s.acknowledged.Load()),
+			Buckets: int(s.buckets.Load()), Sent: millrace.OpID(s.sent.Load()), Sending: millrace.OpID(s.sending.Load()), Acknowledged: millrace.OpID(s.acknowledged.Load()),
 			Bytes: s.bytes.Load(), Since: s.since,
 		})
 	}

@@ -70,6 +70,7 @@ type session struct {
 	// What reports tell.
 	buckets      atomic.Int64
 	sent         atomic.Int64 // checkpoint completed last
+	sending      atomic.Int64 // checkpoint being sent, 0 if none is
 	acknowledged atomic.Int64
 	bytes        atomic.Int64
 }
@@ -404,6 +405,11 @@ func (s *session) send(ctx context.Context, t transport, o *output) error {
 	s.meters.sent(n, o.ops)
 	if o.completed {
 		s.sent.Store(int64(s.core.at))
+	}
+	if s.core.complete {
+		s.sending.Store(0)
+	} else {
+		s.sending.Store(int64(s.core.at))
 	}
 	return nil
 }

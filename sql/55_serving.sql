@@ -17,7 +17,7 @@ COMMENT ON COLUMN millrace.relays.reported_at IS 'When it last reported.';
 
 CREATE OR REPLACE VIEW millrace.sessions AS
 SELECT s.relay, s.id, s.user_id, s.client_id, s.transport, s.agent, s.buckets,
-  nullif(s.sent_op, 0) AS sent_op, nullif(s.acked_op, 0) AS acknowledged_op, s.bytes, s.since
+  nullif(s.sent_op, 0) AS sent_op, nullif(s.acked_op, 0) AS acknowledged_op, s.bytes, s.since, nullif(s.sending_op, 0) AS sending_op
 FROM millrace.session_reports s
 WHERE s.relay IN (SELECT r.id FROM millrace.relays r);
 COMMENT ON VIEW millrace.sessions IS 'Live clients, as their relays last reported.';
@@ -32,6 +32,7 @@ COMMENT ON COLUMN millrace.sessions.sent_op IS 'Checkpoint it was completely sen
 COMMENT ON COLUMN millrace.sessions.acknowledged_op IS 'Checkpoint it has applied; null if it does not tell.';
 COMMENT ON COLUMN millrace.sessions.bytes IS 'Bytes of lines sent, before compression.';
 COMMENT ON COLUMN millrace.sessions.since IS 'When it connected.';
+COMMENT ON COLUMN millrace.sessions.sending_op IS 'Checkpoint it is being sent; null if it has all of the last one.';
 
 CREATE OR REPLACE VIEW millrace.pending_write_checkpoints AS
 SELECT w.user_id, w.id, nullif(w.acked_id, 0) AS acknowledged_id, w.requested_at, clock_timestamp() - w.requested_at AS waiting,

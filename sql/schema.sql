@@ -17,6 +17,27 @@ TYPE millrace.row_output
   subkey text COLLATE "C"
     -- Subkey of its ops, if they have one.
 
+TABLE millrace.bucket_compactions WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0.05)
+  -- How far each bucket is compacted. Whoever compacts a bucket holds the lock of its row. The view bucket_bloat is for people.
+  bucket bigint NOT NULL
+    -- The bucket; bucket_names.id.
+  compacted_to bigint NOT NULL DEFAULT 0
+    -- No op at or below is superseded by another at or below.
+  upto bigint NOT NULL DEFAULT 0
+    -- Where the pass under way will have compacted to: it compares the ops above compacted_to with those before; 0 if there is none.
+  scanned bigint NOT NULL DEFAULT 0
+    -- Up to which op id the pass under way has rewritten what is superseded.
+  residue bigint NOT NULL DEFAULT 0
+    -- Ops less rows that the last pass left: what has come since is worth another.
+  finished_at timestamp with time zone
+    -- When the last pass ended.
+  rewritten_at timestamp with time zone
+    -- When old rows of it were last put into bucket_rewrites.
+  CONSTRAINT bucket_compactions_check CHECK (((upto = 0) OR (upto > compacted_to)))
+  CONSTRAINT bucket_compactions_compacted_to_check CHECK ((compacted_to >= 0))
+  CONSTRAINT bucket_compactions_pkey PRIMARY KEY (bucket)
+  CONSTRAINT bucket_compactions_scanned_check CHECK ((scanned >= 0))
+
 TABLE millrace.bucket_floors WITH (fillfactor=70)
   -- How far compaction has rewritten each bucket: it may be served at checkpoint C only if floor_op <= C.
   bucket bigint NOT NULL
@@ -38,6 +59,21 @@ TABLE millrace.bucket_names
   CONSTRAINT bucket_names_id_check CHECK ((id > 0))
   CONSTRAINT bucket_names_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 2048)))
   CONSTRAINT bucket_names_pkey PRIMARY KEY (id)
+
+TABLE millrace.bucket_rewrites
+  -- Old rows of buckets that the decoder appends again, with their own text, so that what was superseded around them can be cleared. Nearly always empty.
+  bucket bigint NOT NULL
+    -- The bucket; bucket_names.id.
+  definition integer NOT NULL
+    -- Its bucket definition.
+  live_at bigint NOT NULL
+    -- Op id at which each of the ops was the last of its row; a row changed since is left alone.
+  op_ids bigint[] NOT NULL
+    -- The PUTs of the rows.
+  asked_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When compaction asked for it.
+  CONSTRAINT bucket_rewrites_live_at_check CHECK ((live_at > 0))
+  CONSTRAINT bucket_rewrites_pkey PRIMARY KEY (bucket)
 
 TABLE millrace.bucket_totals WITH (fillfactor=50, autovacuum_vacuum_scale_factor=0.05, autovacuum_analyze_scale_factor=0.2)
   -- Running totals of each bucket, updated relatively by each flush. No second index: every update stays on its page (HOT).
@@ -80,6 +116,15 @@ TABLE millrace.checkpoint_log
   CONSTRAINT checkpoint_log_seq_check CHECK ((seq > 0))
   CREATE INDEX checkpoint_log_op ON millrace.checkpoint_log USING btree (op_id, seq)
     -- When was an op id committed.
+
+TABLE millrace.compaction WITH (fillfactor=50)
+  -- One row: the state of compaction as a whole.
+  one boolean NOT NULL DEFAULT true
+    -- Always true: there is one row.
+  deep_at timestamp with time zone NOT NULL DEFAULT now()
+    -- When every bucket with anything superseded was last compacted, however little it was; once a day.
+  CONSTRAINT compaction_one_check CHECK (one)
+  CONSTRAINT compaction_pkey PRIMARY KEY (one)
 
 TABLE millrace.copies WITH (fillfactor=50)
   -- Copies of source tables into definitions being built. Written with the flush that merges a chunk, so that a crash resumes at the cursor.
@@ -403,6 +448,8 @@ UNLOGGED TABLE millrace.session_reports WITH (fillfactor=50, autovacuum_vacuum_s
     -- Bytes of lines sent, before compression.
   since timestamp with time zone NOT NULL
     -- When it connected.
+  sending_op bigint NOT NULL DEFAULT 0
+    -- Checkpoint it is being sent; 0 if it has all of the last one. Compaction stays below it for a while.
   CONSTRAINT session_reports_pkey PRIMARY KEY (relay, id)
 
 TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
@@ -574,6 +621,37 @@ FUNCTION millrace.verify_bucket(bucket text) RETURNS TABLE(bucket_name text, ok 
 FUNCTION millrace.wrap32(sum numeric) RETURNS integer IMMUTABLE STRICT SET search_path=pg_catalog
   -- The lowest 32 bits of a sum of checksums, as a signed integer.
 
+VIEW millrace.bucket_bloat
+  -- Buckets with more ops than rows: what compaction left, or has not come to yet. ORDER BY dead_ops DESC for the worst.
+  id bigint
+    -- Number of the bucket.
+  bucket text COLLATE "C"
+    -- Wire name: <wire prefix>#<logical name>.
+  definition integer
+    -- Number of its definition; definitions.id.
+  rows bigint
+    -- Rows it holds.
+  ops bigint
+    -- Ops stored.
+  dead_ops bigint
+    -- Ops that are no row: superseded and not compacted yet, or left as a MOVE, REMOVE or CLEAR.
+  bytes bigint
+    -- Bytes of data of its ops.
+  new_dead_ops bigint
+    -- About how many of the dead ops came since it was last compacted. Compaction takes it within an interval from 16 on, if they are at least half as many as the rows, or from 100,000 on; else once a day.
+  last_op bigint
+    -- Op id of its newest op.
+  floor_op bigint
+    -- It cannot be shown at checkpoints below this one any more; 0 if it was never rewritten.
+  compacted_to bigint
+    -- Up to which op id superseded ops are gone; 0 if it was never compacted.
+  compacted_at timestamp with time zone
+    -- When it was last compacted.
+  rewritten_at timestamp with time zone
+    -- When its old rows were last to be appended again, so that more could be cleared; at most once a day.
+  rewrite_asked_at timestamp with time zone
+    -- Since when the decoder is to append old rows of it again; null if it is not.
+
 VIEW millrace.buckets
   -- Every bucket that ever had a row, with its running totals.
   bucket text COLLATE "C"
@@ -732,6 +810,8 @@ VIEW millrace.sessions
     -- Bytes of lines sent, before compression.
   since timestamp with time zone
     -- When it connected.
+  sending_op bigint
+    -- Checkpoint it is being sent; null if it has all of the last one.
 
 VIEW millrace.status
   -- One row: where the sidecar stands.

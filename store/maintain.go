@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// upkeep is the Writer's own housekeeping: thinning the log of checkpoints and
-// deleting what history.keep no longer covers.
+// upkeep is the Writer's own housekeeping: thinning the log of checkpoints,
+// deleting what history.keep no longer covers, and appending old rows again where
+// compaction asks for it.
 type upkeep struct {
 	next    time.Time
 	thinned int64 // checkpoints up to this seq have been thinned
@@ -36,7 +37,12 @@ func (w *Writer) maintain(ctx context.Context) {
 		w.opts.Logger.Warn("upkeep of the sidecar failed", "error", err)
 		return
 	}
-	if more {
+	rewrote, err := w.rewriteRows(ctx)
+	if err != nil {
+		w.opts.Logger.Warn("appending old rows again failed", "error", err)
+		return
+	}
+	if more || rewrote {
 		w.upkeep.next = time.Now().Add(upkeepMore)
 	}
 }
@@ -50,7 +56,7 @@ func (w *Writer) maintainStep(ctx context.Context, age time.Duration) (more bool
 			return err
 		}
 		more = full
-		full, err = w.forgetEnded(ctx, tx)
+		full, err = w.forgetEnded(ctx, tx, thinned)
 		more = more || full
 		return err
 	})
@@ -86,12 +92,15 @@ func thinCheckpoints(ctx context.Context, tx pgx.Tx, thinned *int64, age time.Du
 }
 
 // forgetEnded deletes ended outputs, ended lookups and checkpoints from before
-// history.keep.
-func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx) (full bool, err error) {
-	var seq, op int64
+// history.keep. A lookup that ended stays until the checkpoint that ended it is
+// thinned, however short history.keep is: a relay that was told of changes from
+// before is then told that it does not know which, and asks for all (R29, R66).
+func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx, thinned int64) (full bool, err error) {
+	var seq, op, thinnedOp int64
 	err = tx.QueryRow(ctx, `
-		SELECT seq, op_id FROM millrace.checkpoint_log WHERE at < clock_timestamp() - $1::interval
-		ORDER BY seq DESC LIMIT 1`, w.opts.HistoryKeep).Scan(&seq, &op)
+		SELECT seq, op_id, least(op_id, coalesce((SELECT t.op_id FROM millrace.checkpoint_log t WHERE t.seq <= $2 ORDER BY t.seq DESC LIMIT 1), 0))
+		FROM millrace.checkpoint_log WHERE at < clock_timestamp() - $1::interval
+		ORDER BY seq DESC LIMIT 1`, w.opts.HistoryKeep, thinned).Scan(&seq, &op, &thinnedOp)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
@@ -105,7 +114,7 @@ func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx) (full bool, err err
 		{`DELETE FROM millrace.ended_outputs WHERE ended_op IN (
 			SELECT ended_op FROM millrace.ended_outputs WHERE ended_op <= $1 ORDER BY ended_op LIMIT $2)`, op},
 		{`DELETE FROM millrace.lookups WHERE added IN (
-			SELECT added FROM millrace.lookups WHERE removed <= $1 AND removed < 9223372036854775807 ORDER BY removed LIMIT $2)`, op},
+			SELECT added FROM millrace.lookups WHERE removed <= $1 AND removed < 9223372036854775807 ORDER BY removed LIMIT $2)`, thinnedOp},
 		{`DELETE FROM millrace.checkpoint_log WHERE seq IN (
 			SELECT seq FROM millrace.checkpoint_log WHERE seq < $1 ORDER BY seq LIMIT $2)`, seq},
 	} {

@@ -91,10 +91,11 @@ func (r *Reader) Report(ctx context.Context, report millrace.RelayReport) error 
 	sets := ints[int32](report.RuleSets)
 	n := len(report.Sessions)
 	ids, users, clients, transports, agents := make([]int64, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	buckets, sent, acked, bytes, since := make([]int32, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]time.Time, n)
+	buckets, sent, acked, bytes, since, sending := make([]int32, n), make([]int64, n), make([]int64, n), make([]int64, n), make([]time.Time, n), make([]int64, n)
 	for i, s := range report.Sessions {
 		ids[i], users[i], clients[i], transports[i], agents[i] = s.ID, s.User, s.ClientID, s.Transport, s.Agent
 		buckets[i], sent[i], acked[i], bytes[i], since[i] = int32(s.Buckets), int64(s.Sent), int64(s.Acknowledged), s.Bytes, s.Since
+		sending[i] = int64(s.Sending)
 	}
 	var b pgx.Batch
 	b.Queue(`
@@ -106,11 +107,12 @@ func (r *Reader) Report(ctx context.Context, report millrace.RelayReport) error 
 	b.Queue(`DELETE FROM millrace.session_reports s WHERE s.relay = $1 AND NOT EXISTS (SELECT FROM unnest($2::int8[]) AS live (id) WHERE live.id = s.id)`, report.ID, ids)
 	if n > 0 {
 		b.Queue(`
-			INSERT INTO millrace.session_reports AS s (relay, id, user_id, client_id, transport, agent, buckets, sent_op, acked_op, bytes, since)
-			SELECT $1, * FROM unnest($2::int8[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::timestamptz[])
-			ON CONFLICT (relay, id) DO UPDATE SET buckets = excluded.buckets, sent_op = excluded.sent_op, acked_op = excluded.acked_op, bytes = excluded.bytes
-			WHERE (s.buckets, s.sent_op, s.acked_op, s.bytes) IS DISTINCT FROM (excluded.buckets, excluded.sent_op, excluded.acked_op, excluded.bytes)`,
-			report.ID, ids, users, clients, transports, agents, buckets, sent, acked, bytes, since)
+			INSERT INTO millrace.session_reports AS s (relay, id, user_id, client_id, transport, agent, buckets, sent_op, acked_op, bytes, since, sending_op)
+			SELECT $1, * FROM unnest($2::int8[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::timestamptz[], $12::int8[])
+			ON CONFLICT (relay, id) DO UPDATE SET buckets = excluded.buckets, sent_op = excluded.sent_op, acked_op = excluded.acked_op, bytes = excluded.bytes, sending_op = excluded.sending_op
+			WHERE (s.buckets, s.sent_op, s.acked_op, s.bytes, s.sending_op)
+				IS DISTINCT FROM (excluded.buckets, excluded.sent_op, excluded.acked_op, excluded.bytes, excluded.sending_op)`,
+			report.ID, ids, users, clients, transports, agents, buckets, sent, acked, bytes, since, sending)
 	}
 	b.Queue(`
 		WITH gone AS (DELETE FROM millrace.relay_reports WHERE at < clock_timestamp() - $1::interval RETURNING id)

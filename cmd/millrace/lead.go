@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/decoder"
@@ -89,7 +91,10 @@ func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg deco
 	}()
 	h.set("decoding", "")
 	sidecar := &observed{Writer: w, health: h}
-	err = decoder.Run(ctx, dcfg, sidecar)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return decoder.Run(ctx, dcfg, sidecar) })
+	group.Go(func() error { return w.Compact(ctx, compactionOptions(cfg)) })
+	err = group.Wait()
 	return sidecar.progress, err
 }
 

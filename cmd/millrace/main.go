@@ -121,6 +121,7 @@ func newRoot(env *environment) *cobra.Command {
 		newSimulate(env), newVerify(env),
 		newToken(env),
 		newStatus(env),
+		newCompact(env),
 		newVersion(env),
 		newFetch(env),
 		newProbe(env),
