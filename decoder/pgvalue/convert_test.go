@@ -168,32 +168,6 @@ func TestStructuresRoundTrip(t *testing.T) {
 	})
 }
 
-func FuzzConvert(f *testing.F) {
-	text := Builtin(25)
-	inner := &Type{OID: 50_000, Name: "inner", Kind: Composite, Fields: []Field{{"a", text}, {"b", Builtin(oidTimestamptz)}}}
-	types := []*Type{
-		Builtin(1007), Builtin(1009), Builtin(199), Builtin(1020), Builtin(1185), Builtin(3904), Builtin(4533), Builtin(oidLSN), Builtin(3221),
-		Builtin(oidTimestamp), Builtin(oidTimestamptz), Builtin(oidDate), Builtin(oidTime), Builtin(oidBytea), Builtin(oidFloat4),
-		inner, arrayType(inner), {OID: 50_001, Name: "r", Kind: Range, Element: inner}, {OID: 50_002, Name: "d", Kind: Domain, Element: arrayType(inner)},
-	}
-	for i, seed := range []string{"{1,2}", `{"a\"",NULL}`, "2024-02-29 13:45:10.5+05:41:16", `("a""",)`, "[1,3)", "{[1,2),[3,4)}", "0/1", `\x00`} {
-		f.Add(uint(i), seed)
-	}
-	f.Fuzz(func(t *testing.T, which uint, in string) {
-		typ := types[which%uint(len(types))]
-		var a Arena
-		v, err := For(typ, fixed)([]byte(in), &a)
-		if err != nil {
-			return
-		}
-		// Whatever is not the text itself is JSON, or a date, a time, a number.
-		if v.Kind() == millrace.KindText && v.Str() != in && (typ.Kind == Array || typ.Kind == Composite || typ.Kind == Range || typ.Kind == Multirange) &&
-			!json.Valid([]byte(v.Str())) {
-			t.Fatalf("%s %q: %q is not JSON", typ.Name, in, v.Str())
-		}
-	})
-}
-
 func TestKeys(t *testing.T) {
 	var tuple pgoutput.Tuple
 	for _, v := range []string{`a"b`, "7", "ü"} {
