@@ -14,6 +14,8 @@
 //	E2E_CLIENT_SEEDS=20 seeds of the kill -9 runs with devices
 //	E2E_CLIENT_SEED=1   first of them
 //	E2E_CLIENT_LOAD=1500ms length of the load of each
+//	E2E_RULES_CASES=225 generated definitions, 45 for each seed
+//	E2E_RULES_SEED=1    first of those seeds
 //	E2E_SWARM=6s        length of the load of 200 clients
 //	E2E_BIG_ROWS=200000 rows of the large transactions
 //	E2E_LOAD=2s         length of the load of each seed

@@ -1,0 +1,199 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace/millrace/devserver"
+	"github.com/millrace/millrace/internal/pgtest"
+	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/relay/relaytest"
+)
+
+// casesPerBatch is how many generated definitions share one rules file and so
+// one run of the engine.
+const casesPerBatch = 45
+
+// readers sync in every batch. u3 has no org and an empty list of them.
+var readers = []reader{
+	newReader("u1", "o1", []string{"o2", "o3"}, 3, true, "a"),
+	newReader("u2", "o4", []string{"o1"}, 1, false, "b"),
+	newReader("u3", "", []string{}, 5, false, "zz"),
+}
+
+// What a client holds equals the rules' queries, run by hand on the source: for
+// generated rules of both dialects and generated data, after the first copy and
+// after every change (I6). The oracle is plain SQL, made beside the rules and not
+// from them. E2E_RULES_CASES=225 definitions from E2E_RULES_SEED=1; each batch of
+// 45 has a seed of its own.
+func TestGeneratedRules(t *testing.T) {
+	first, cases := envInt(t, "E2E_RULES_SEED", 1), envInt(t, "E2E_RULES_CASES", 5*casesPerBatch)
+	began := time.Now()
+	rows, compared := 0, 0
+	for seed := first; cases > 0; seed++ {
+		n := min(cases, casesPerBatch)
+		cases -= n
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			r, c := generatedBatch(t, seed, n)
+			rows, compared = rows+r, compared+c
+			if t.Failed() {
+				t.Logf("repeat with E2E_RULES_SEED=%d E2E_RULES_CASES=%d", seed, n)
+			}
+		})
+	}
+	t.Logf("compared %d tables of clients, %d rows, in %v", compared, rows, time.Since(began).Round(time.Millisecond))
+	if rows < compared {
+		t.Errorf("the generated rules select next to nothing: %d rows in %d tables", rows, compared)
+	}
+}
+
+// generated is a running system with generated rules and the clients of it.
+type generated struct {
+	t         *testing.T
+	sourceURI string
+	cases     []ruleCase
+	clients   []*relaytest.Client
+	marked    int
+}
+
+// generatedBatch runs one rules file and returns how many rows and tables were
+// compared.
+func generatedBatch(t *testing.T, seed, n int) (rows, compared int) {
+	g := &ruleGenerator{r: rand.New(rand.NewPCG(uint64(seed), 1)), streams: seed%2 == 1}
+	s := &generated{t: t}
+	for i := range n {
+		s.cases = append(s.cases, g.make(fmt.Sprintf("c%d", i)))
+	}
+	server := pgtest.Shared(t)
+	s.sourceURI = server.Database(t)
+	execSQL(t, s.sourceURI, generatedSchema+g.fill())
+	url, key := serveGenerated(t, s.sourceURI, server.Database(t), g.rulesFile(s.cases))
+	for _, r := range readers {
+		token, err := key.Sign(r.sub, r.claims, time.Hour, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := relaytest.Request("device-" + r.sub)
+		request.Parameters = json.RawMessage(fmt.Sprintf(`{"region":%q}`, r.region))
+		s.clients = append(s.clients, relaytest.Dial(t, url, token, request, nil))
+	}
+	for change := range 4 {
+		if change > 0 {
+			execSQL(t, s.sourceURI, g.change())
+		}
+		s.mark()
+		for i, r := range readers {
+			s.caughtUp(s.clients[i])
+			rows += s.compare(r, s.clients[i])
+			compared += len(s.cases)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	return rows, compared
+}
+
+// serveGenerated serves rules from a source, all roles in one process.
+func serveGenerated(t *testing.T, sourceURI, sidecarURI, rules string) (url string, key devserver.Key) {
+	t.Helper()
+	dir := t.TempDir()
+	key, err := devserver.LoadKey(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk, err := key.JWK()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, config := freeAddress(t), filepath.Join(dir, "millrace.yaml")
+	text := fmt.Sprintf("sources:\n  - {name: main, uri: %q, slot: millrace_e2e_%d}\nsidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\nrelay: {listen: %q}\n",
+		sourceURI, slots.Add(1), sidecarURI, jwk, address)
+	for name, content := range map[string]string{config: text, filepath.Join(dir, "sync.yaml"): rules} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := start(t, "millrace", "serve", "-c", config, "--migrate")
+	pgtest.Eventually(t, startTimeout, func() error {
+		if !p.running() {
+			t.Fatalf("millrace ended with %v:\n%s", p.cmd.ProcessState, p.log.tail(40))
+		}
+		return probe("http://" + address + "/probes/readiness")
+	})
+	return "http://" + address, key
+}
+
+// mark changes the row that every client gets last.
+func (s *generated) mark() {
+	s.t.Helper()
+	s.marked++
+	execSQL(s.t, s.sourceURI, fmt.Sprintf("INSERT INTO marks VALUES ('mark', %d) ON CONFLICT (id) DO UPDATE SET n = excluded.n", s.marked))
+}
+
+// caughtUp folds a client's lines up to a checkpoint that has the mark.
+func (s *generated) caughtUp(c *relaytest.Client) {
+	s.t.Helper()
+	want := fmt.Sprintf(`{"id":"mark","n":%d}`, s.marked)
+	deadline := time.After(waitTimeout)
+	for {
+		select {
+		case l, ok := <-c.Lines:
+			if !ok {
+				s.t.Fatalf("the stream ended: %v", c.Err)
+			}
+			c.Fold(l)
+			if _, complete := l.(protocol.CheckpointComplete); complete && c.Table("marks")["mark"] == want {
+				return
+			}
+		case <-deadline:
+			s.t.Fatalf("the client has no mark %d", s.marked)
+		}
+	}
+}
+
+// compare compares what a client holds with what the source gives its user.
+func (s *generated) compare(r reader, c *relaytest.Client) (rows int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), waitTimeout)
+	defer cancel()
+	conn, err := connectAs(ctx, s.sourceURI, "e2e-oracle")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for _, rc := range s.cases {
+		sql := r.sql.Replace(rc.sql)
+		found, err := conn.Query(ctx, sql)
+		if err != nil {
+			s.t.Fatalf("%s\n%v", sql, err)
+		}
+		want := rowSet{}
+		var id, data string
+		_, err = pgx.ForEachRow(found, []any{&id, &data}, func() error {
+			want[id] = canonical(data)
+			return nil
+		})
+		if err != nil {
+			s.t.Fatalf("%s\n%v", sql, err)
+		}
+		got := rowSet{}
+		for id, data := range c.Table(rc.name) {
+			got[id] = canonical(data)
+		}
+		rows += len(want)
+		if err := got.mustEqual(want); err != nil {
+			s.t.Errorf("%s, at change %d: %v\nrules:\n%s\nSQL: %s", r.sub, s.marked-1, err, rc.rules, strings.Join(strings.Fields(sql), " "))
+		}
+	}
+	return rows
+}
