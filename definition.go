@@ -53,4 +53,7 @@ type RuleSet struct {
 	State       RuleSetState
 	ActiveFrom  OpID // 0 until activated
 	Definitions []Definition
+	// Without lists, by definition, the sources whose present history is
+	// another than the one it has rows of: nothing of theirs goes into it.
+	Without map[DefinitionID][]SourceID
 }

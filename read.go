@@ -18,6 +18,8 @@ type Head struct {
 	// Replica is set if the snapshot is of a streaming replica, which may be
 	// behind what a client was told elsewhere.
 	Replica bool
+	// Renewed counts how often all buckets got new names towards clients.
+	Renewed int64
 }
 
 // Changes sums up the checkpoints after one sequence number.

@@ -35,6 +35,29 @@ type Source struct {
 	// source with one of its tags does so. Given once, when the source is
 	// registered.
 	PlainIDs bool
+	// LostAt is when its history was found to be lost; zero while it is
+	// followed. Its place was taken by a source of the name Was, and its rows
+	// stay in the definitions they are in.
+	LostAt time.Time
+	Was    string
+}
+
+// HistoryRestart begins a new history of a source whose old one is lost: what
+// the definitions have of it stays as it is, and is served, until a rule set of
+// new definitions takes their place.
+type HistoryRestart struct {
+	Source SourceID // the one that is lost
+	Reason string   // in words
+	// Restored: the sidecar went back in time, so that what clients hold may be
+	// ahead of it. Every bucket gets a new name towards clients, and the
+	// counter of op ids jumps.
+	Restored bool
+	// Lost are the definitions that read the source, of all rule sets.
+	Lost []DefinitionID
+	// Content and Definitions are the rule set to build; what is not lost keeps
+	// its history.
+	Content     string
+	Definitions []Definition
 }
 
 // Identity says which columns identify a row of a source table.

@@ -46,6 +46,7 @@ type Config struct {
 	wrap       func(chunkReader) chunkReader // around a worker's reader, by tests
 	without    rule                          // left out by tests
 	positions  time.Duration                 // between position-only checkpoints
+	stopped    time.Duration                 // how long a source rests that somebody has to look after
 	pages      uint32                        // of the first chunk
 	fixedPages bool                          // … and of all others
 	maxKeys    int
@@ -106,6 +107,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.SlotTimeout, 10*time.Minute)
 	setDefault(&c.Logger, slog.Default())
 	setDefault(&c.positions, 10*time.Second)
+	setDefault(&c.stopped, 30*time.Second)
 	setDefault(&c.pages, firstPages)
 	setDefault(&c.maxKeys, defaultMaxKeys)
 	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 {

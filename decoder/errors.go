@@ -38,6 +38,18 @@ func (e *SourceError) Error() string {
 // Unwrap gives the cause.
 func (e *SourceError) Unwrap() error { return e.Err }
 
+// restartError says that a source has a new history, for which everything
+// begins again.
+type restartError struct {
+	source string
+	cause  error
+}
+
+func (e *restartError) Error() string {
+	return fmt.Sprintf("source %s has a new history: %v", e.source, e.cause)
+}
+func (e *restartError) Unwrap() error { return e.cause }
+
 // Codes of what the stream may reveal. Those of preflight are the catalog's.
 const (
 	codeSlot     = "MR1030" // slot missing, lost or held by another reader

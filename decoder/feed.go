@@ -112,6 +112,7 @@ type evaluation struct {
 
 // origin is a source as rules see it. It does not change during a term.
 type origin struct {
+	id   millrace.SourceID
 	name string
 	tags []string // connection tags that mean it
 	// subkeys: no row is sent without a subkey, since another source with one of
@@ -128,6 +129,13 @@ func (f *feed) bind(o *origin, id millrace.TableID, table catalog.TableName, col
 		names[i] = columns[i].name
 	}
 	taken := map[millrace.DefinitionID]bool{} // by an earlier rule set
+	for _, set := range f.sets {
+		for id, sources := range set.set.Without {
+			if slices.Contains(sources, o.id) {
+				taken[id] = true // by a history that is lost
+			}
+		}
+	}
 	for _, set := range f.sets {
 		var ids []millrace.DefinitionID
 		for _, tag := range o.tags {

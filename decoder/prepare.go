@@ -160,7 +160,7 @@ func (r *runner) checkHistory(ctx context.Context, server *catalog.Source, now c
 	var lost *catalog.HistoryError
 	switch err := catalog.CheckHistory(&stored, now, slot, switched); {
 	case errors.As(err, &lost):
-		return r.stop(codeHistory, "slot "+k.saved.Slot, lost.Reason, startOver)
+		return r.restartHistory(ctx, server, lost)
 	case err != nil:
 		return err
 	}

@@ -38,12 +38,18 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	for {
 		err := round(ctx, c, sidecar, rests)
 		var torn *tornError
-		if !errors.As(err, &torn) || ctx.Err() != nil {
+		var restart *restartError
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case errors.As(err, &restart):
+			continue
+		case !errors.As(err, &torn):
 			return err
 		}
 		// The writer has rolled back what was open: everything begins again with
 		// what is durable, and the others go on while this source rests.
-		rests[torn.source] = rest{time.Now().Add(stoppedWait), torn.err}
+		rests[torn.source] = rest{time.Now().Add(c.stopped), torn.err}
 	}
 }
 
@@ -129,7 +135,7 @@ func registerSources(ctx context.Context, c *Config, sidecar Sidecar, state *mil
 		state.Sources = append(state.Sources, s)
 	}
 	for _, s := range state.Sources {
-		if stored[s.Name] != nil {
+		if stored[s.Name] != nil && s.LostAt.IsZero() {
 			c.Logger.Warn("a source is not configured any more: the rows that came from it stay as they are", "source", s.Name, "slot", s.Slot)
 		}
 	}
@@ -150,6 +156,9 @@ type known struct {
 	fresh   map[millrace.CopyID]bool // registered just now, no session has streamed since
 	absent  map[lookedUp]bool        // what the stream told of and was looked up since
 	shown   map[string]bool          // findings logged
+
+	lostAt   []time.Time // when earlier histories of the source were lost
+	keepSize string      // max_slot_wal_keep_size when WAL was found to be removed before a copy was done
 }
 
 // openSource makes the appender's side of a configured source.
@@ -163,7 +172,10 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		shown:   map[string]bool{},
 	}
 	for _, s := range state.Sources {
-		if s.Name == config.Name {
+		switch {
+		case !s.LostAt.IsZero() && s.Was == config.Name:
+			k.lostAt = append(k.lostAt, s.LostAt)
+		case s.Name == config.Name:
 			k.saved = s
 		}
 	}
@@ -193,7 +205,7 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		fixedPages: c.fixedPages,
 		finished:   map[millrace.CopyID]bool{},
 	}
-	s.origin.subkeys = !k.saved.PlainIDs
+	s.origin.id, s.origin.subkeys = k.saved.ID, !k.saved.PlainIDs
 	s.position, s.flushed, s.durable = k.saved.Durable, k.saved.Durable, k.saved.Durable
 	return s, k
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace/decoder/catalog"
 	dbsession "github.com/millrace/millrace/decoder/catalog/session"
 	"github.com/millrace/millrace/decoder/rulecheck"
+	"github.com/millrace/millrace/decoder/walstream"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -195,7 +196,10 @@ func (p probes) Slot(ctx context.Context) (slotReport, error) {
 		return report, err
 	}
 	if slot == nil {
-		return report, &SourceError{Code: codeSlot, Source: p.name, Object: "slot " + p.slot, Text: "it is gone", Cure: startOver}
+		return report, fmt.Errorf("%w: slot %q is gone", walstream.ErrHistoryLost, p.slot)
+	}
+	if slot.Lost {
+		return report, fmt.Errorf("%w: slot %q is invalidated (%s)", walstream.ErrHistoryLost, p.slot, slot.Why())
 	}
 	report.Retained, report.State = slot.Retained, slot.Status
 	return report, nil

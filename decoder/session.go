@@ -264,6 +264,10 @@ func (r *runner) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		var restart *restartError
+		if errors.As(err, &restart) {
+			return restart
+		}
 		if time.Since(began) > time.Minute {
 			r.attempts = 0
 		}
@@ -271,7 +275,7 @@ func (r *runner) run(ctx context.Context) error {
 		if errors.As(err, &appeared) {
 			r.known.absent[appeared.lookedUp] = true
 		}
-		wait := retryAfter(r.attempts, err)
+		wait := retryAfter(r.attempts, r.config.stopped, err)
 		r.attempts++
 		if wait == 0 {
 			r.config.Logger.Info("source looked at again", "source", r.source.config.Name, "reason", err)

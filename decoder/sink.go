@@ -57,6 +57,10 @@ type Registry interface {
 	// known keep their ID, wire prefix and history; the others are created with
 	// their partitions. The given Definitions carry Kind, Key, Name and Hash.
 	Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error)
+	// RestartHistory puts a source of the same name in the place of one whose
+	// history is lost, and stores the rule set that takes the place of what it
+	// was in. State is to be read anew after it.
+	RestartHistory(ctx context.Context, r millrace.HistoryRestart) error
 	// Report replaces what the status views show of a source. It may be called
 	// at any time, by any goroutine, and uses a connection of its own.
 	Report(ctx context.Context, r millrace.SourceReport) error

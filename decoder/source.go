@@ -97,7 +97,7 @@ func (e txEvent) handle(ctx context.Context, a *appender) error {
 	}
 	err = fmt.Errorf("transaction %d at %v: %w", e.tx.XID, e.tx.CommitLSN, err)
 	if a.handed != handed || len(s.copies) > 0 && s.eval.rows != rows {
-		a.log.Error("source stopped in the middle of a transaction", "source", s.config.Name, "error", err, "again_in", stoppedWait)
+		a.log.Error("source stopped in the middle of a transaction", "source", s.config.Name, "error", err, "again_in", a.config.stopped)
 		return &tornError{s.config.Name, err}
 	}
 	a.batch.cut(before)
@@ -398,18 +398,15 @@ func hasUnchanged(t *pgoutput.Tuple) bool {
 }
 
 // retryAfter is how long to wait before the next session. It grows with the
-// number of attempts.
-func retryAfter(attempt int, err error) time.Duration {
+// number of attempts; a source that somebody has to look after rests.
+func retryAfter(attempt int, rest time.Duration, err error) time.Duration {
 	var stop *SourceError
 	var appeared *appearedError
 	switch {
 	case errors.As(err, &stop):
-		return stoppedWait
+		return rest
 	case errors.As(err, &appeared):
 		return 0
 	}
 	return min(time.Minute, time.Second<<min(attempt, 6))
 }
-
-// stoppedWait is how long a source rests that somebody has to look after.
-const stoppedWait = 30 * time.Second

@@ -1,8 +1,23 @@
 -- Adds what is remembered of sources beside each other: how their rows are told
--- apart. Short ACCESS EXCLUSIVE locks on tables of a few rows; a release before
+-- apart, and which histories are lost and have a successor. Short ACCESS EXCLUSIVE locks on tables of a few rows; a release before
 -- this one works on beside it.
 
 ALTER TABLE millrace.sources ADD COLUMN plain_ids boolean NOT NULL DEFAULT true;
 COMMENT ON COLUMN millrace.sources.plain_ids IS 'Its rows may go to clients without a subkey: no other source with one of its connection tags does so.';
+
+ALTER TABLE millrace.sources
+  ADD COLUMN was text,
+  ADD COLUMN lost_at timestamptz,
+  ADD COLUMN lost_reason text,
+  ADD CONSTRAINT sources_lost CHECK ((lost_at IS NULL) = (was IS NULL) AND (lost_at IS NULL) = (lost_reason IS NULL));
+COMMENT ON COLUMN millrace.sources.was IS 'Of a source whose history is lost: the name it had, which its successor has now; else null.';
+COMMENT ON COLUMN millrace.sources.lost_at IS 'When its history was found to be lost; null while it is followed. Its rows stay until the definitions they are in are dropped.';
+COMMENT ON COLUMN millrace.sources.lost_reason IS 'Why, in words.';
+
+ALTER TABLE millrace.definition_versions ADD COLUMN without smallint[] NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN millrace.definition_versions.without IS 'Sources (sources.id) whose present history began after it: nothing of theirs goes into it, since it has rows of the history before.';
+
+ALTER TABLE millrace.head ADD COLUMN renewed bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN millrace.head.renewed IS 'How often all wire prefixes were replaced, because the sidecar had gone back in time.';
 
 COMMENT ON SCHEMA millrace IS 'Millrace sidecar: history of the sources and a window on it. At migration 7.';

@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -225,6 +226,9 @@ func (p *publisher) round(ctx context.Context) error {
 		}
 		p.restart()
 		return fmt.Errorf("the sidecar went back from checkpoint %d to %d: it was restored or another server answers; clients reconnect", p.head.Seq, head.Seq)
+	case head.Renewed != p.head.Renewed:
+		p.restart()
+		return errors.New("all buckets of the sidecar have new names, since it had gone back in time; clients reconnect")
 	case head.Seq > p.head.Seq:
 		if err := p.publish(ctx, snap, head); err != nil {
 			return err

@@ -182,6 +182,8 @@ TABLE millrace.definition_versions
     -- Random text that starts the wire names of its buckets: <wire prefix>#<logical name>. Null for lookups.
   created_at timestamp with time zone NOT NULL DEFAULT now()
     -- When its history began.
+  without smallint[] NOT NULL DEFAULT '{}'::smallint[]
+    -- Sources (sources.id) whose present history began after it: nothing of theirs goes into it, since it has rows of the history before.
   CONSTRAINT definition_versions_check CHECK (((kind = 'bucket'::text) = (wire_prefix IS NOT NULL)))
   CONSTRAINT definition_versions_id_check CHECK ((id > 0))
   CONSTRAINT definition_versions_kind_check CHECK ((kind = ANY (ARRAY['bucket'::text, 'lookup'::text])))
@@ -239,6 +241,8 @@ TABLE millrace.head WITH (fillfactor=10, autovacuum_vacuum_scale_factor=0, autov
     -- system_identifier of this sidecar when the fence was last taken.
   timeline bigint
     -- Timeline of this sidecar when the fence was last taken; another one makes op_id jump by 2^32.
+  renewed bigint NOT NULL DEFAULT 0
+    -- How often all wire prefixes were replaced, because the sidecar had gone back in time.
   CONSTRAINT head_fence_check CHECK ((fence >= 0))
   CONSTRAINT head_one_check CHECK (one)
   CONSTRAINT head_op_id_check CHECK ((op_id >= 0))
@@ -536,7 +540,14 @@ TABLE millrace.sources WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, au
     -- When the source was first seen.
   plain_ids boolean NOT NULL DEFAULT true
     -- Its rows may go to clients without a subkey: no other source with one of its connection tags does so.
+  was text
+    -- Of a source whose history is lost: the name it had, which its successor has now; else null.
+  lost_at timestamp with time zone
+    -- When its history was found to be lost; null while it is followed. Its rows stay until the definitions they are in are dropped.
+  lost_reason text
+    -- Why, in words.
   CONSTRAINT sources_id_check CHECK ((id > 0))
+  CONSTRAINT sources_lost CHECK ((((lost_at IS NULL) = (was IS NULL)) AND ((lost_at IS NULL) = (lost_reason IS NULL))))
   CONSTRAINT sources_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 200)))
   CONSTRAINT sources_name_key UNIQUE (name)
   CONSTRAINT sources_pkey PRIMARY KEY (id)

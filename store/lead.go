@@ -251,7 +251,8 @@ func renewWirePrefixes(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	return nil
+	_, err = tx.Exec(ctx, `UPDATE millrace.head SET renewed = renewed + 1`)
+	return err
 }
 
 // freeWirePrefix draws a wire prefix that no definition has.
@@ -292,7 +293,7 @@ func (w *Writer) begins(ctx context.Context) error {
 	if w.hasErrors, err = w.tables(ctx, `SELECT DISTINCT source_table FROM millrace.row_errors`); err != nil {
 		return err
 	}
-	rows, err := w.conn.Query(ctx, `SELECT id, durable::text FROM millrace.sources`)
+	rows, err := w.conn.Query(ctx, `SELECT id, durable::text FROM millrace.sources WHERE lost_at IS NULL`)
 	if err != nil {
 		return w.failure("read positions", err)
 	}

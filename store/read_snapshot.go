@@ -23,7 +23,7 @@ type ReadSnapshot struct {
 // The statements of snapshots, each with a test of its plan.
 const (
 	sqlHead = `
-		SELECT h.op_id, h.seq, h.at, coalesce(r.id, 0), coalesce(r.active_from, 0), pg_is_in_recovery()
+		SELECT h.op_id, h.seq, h.at, coalesce(r.id, 0), coalesce(r.active_from, 0), pg_is_in_recovery(), h.renewed
 		FROM millrace.head h LEFT JOIN LATERAL (
 			SELECT s.id, s.active_from FROM millrace.rule_sets s WHERE s.active_from <= h.op_id ORDER BY s.active_from DESC LIMIT 1) r ON true`
 	sqlChanges = `
@@ -72,7 +72,7 @@ func (r *Reader) Snapshot(ctx context.Context) (*ReadSnapshot, error) {
 	var op, seq, from int64
 	var set int32
 	b.Queue(sqlHead).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&op, &seq, &s.head.At, &set, &from, &s.head.Replica)
+		return row.Scan(&op, &seq, &s.head.At, &set, &from, &s.head.Replica, &s.head.Renewed)
 	})
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		s.Close()

@@ -40,7 +40,7 @@ func (w *Writer) State(ctx context.Context) (*millrace.DecoderState, error) {
 func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT id, name, system_id, timeline, database, slot, publication, publication_oid,
-			consistent_point::text, exported, durable::text, plain_ids
+			consistent_point::text, exported, durable::text, plain_ids, lost_at, coalesce(was, '')
 		FROM millrace.sources ORDER BY id`)
 	if err != nil {
 		return err
@@ -48,11 +48,15 @@ func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error
 	s.Sources, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r millrace.Source, err error) {
 		var id int16
 		var consistent, durable string
-		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable, &r.PlainIDs)
+		var lost *time.Time
+		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable, &r.PlainIDs, &lost, &r.Was)
 		if err != nil {
 			return r, err
 		}
 		r.ID = millrace.SourceID(id)
+		if lost != nil {
+			r.LostAt = *lost
+		}
 		if r.ConsistentPoint, err = millrace.ParseLSN(consistent); err != nil {
 			return r, err
 		}
@@ -83,14 +87,19 @@ func readTables(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 }
 
 func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
-	rows, err := tx.Query(ctx, `SELECT id, hash, coalesce(wire_prefix, '') FROM millrace.definition_versions`)
+	rows, err := tx.Query(ctx, `SELECT id, hash, coalesce(wire_prefix, ''), without FROM millrace.definition_versions`)
 	if err != nil {
 		return err
 	}
 	versions := map[millrace.DefinitionID]millrace.Definition{}
 	var id int32
 	var d millrace.Definition
-	if _, err := pgx.ForEachRow(rows, []any{&id, &d.Hash, &d.WirePrefix}, func() error {
+	without := map[millrace.DefinitionID][]millrace.SourceID{}
+	var sources []int16
+	if _, err := pgx.ForEachRow(rows, []any{&id, &d.Hash, &d.WirePrefix, &sources}, func() error {
+		for _, s := range sources {
+			without[millrace.DefinitionID(id)] = append(without[millrace.DefinitionID(id)], millrace.SourceID(s))
+		}
 		versions[millrace.DefinitionID(id)] = d
 		return nil
 	}); err != nil {
@@ -121,6 +130,12 @@ func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) erro
 			}
 			d := millrace.Definition{ID: e.Definition, Kind: e.Kind, Key: e.Key, Name: e.Name, Hash: v.Hash, WirePrefix: v.WirePrefix}
 			r.Definitions = append(r.Definitions, d)
+			if list := without[d.ID]; list != nil {
+				if r.Without == nil {
+					r.Without = map[millrace.DefinitionID][]millrace.SourceID{}
+				}
+				r.Without[d.ID] = list
+			}
 			if !seen[d.ID] {
 				seen[d.ID] = true
 				s.Definitions = append(s.Definitions, d)

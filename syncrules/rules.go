@@ -1,6 +1,7 @@
 package syncrules
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/millrace/millrace"
@@ -99,6 +100,21 @@ func (r *Rules) Definitions() []Definition {
 	list := make([]Definition, len(r.defs))
 	for i, d := range r.defs {
 		list[i] = Definition{Kind: d.kind, Key: d.key, Name: d.name, Hash: d.hash}
+	}
+	return list
+}
+
+// Reads lists, by index, the definitions that read a table of a connection with
+// one of the tags.
+func (r *Rules) Reads(tags []string) (list []int) {
+	for i, d := range r.defs {
+		reads := d.lookup != nil && slices.Contains(tags, d.lookup.rel.table.tag)
+		for _, q := range d.data {
+			reads = reads || slices.Contains(tags, q.rel.table.tag)
+		}
+		if reads {
+			list = append(list, i)
+		}
 	}
 	return list
 }

@@ -15,6 +15,12 @@ import (
 // has (MR1040): everything has to be copied again with a new slot.
 type HistoryError struct {
 	Reason string
+	// Removed: the source removed WAL that the slot needed, to save its disk. It
+	// will do so again if copying takes as long again.
+	Removed bool
+	// Ahead: the slot went past what the sidecar has. If nobody moved it, the
+	// sidecar went back in time.
+	Ahead bool
 }
 
 // Error says why.
@@ -28,7 +34,9 @@ func (e *HistoryError) Error() string {
 // one. nil means that the stream may be resumed at stored.Durable, or where the slot
 // began.
 func CheckHistory(stored *millrace.Source, now Identity, slot *Slot, switched millrace.LSN) error {
-	lost := func(format string, args ...any) error { return &HistoryError{Reason: fmt.Sprintf(format, args...)} }
+	lost := func(format string, args ...any) *HistoryError {
+		return &HistoryError{Reason: fmt.Sprintf(format, args...)}
+	}
 	resume := max(stored.Durable, stored.ConsistentPoint)
 	switch {
 	case stored.SystemID != now.SystemID:
@@ -40,20 +48,25 @@ func CheckHistory(stored *millrace.Source, now Identity, slot *Slot, switched mi
 	case slot == nil:
 		return lost("slot %q is gone", stored.Slot)
 	case slot.Lost:
-		return lost("the WAL of slot %q was removed (%s)", stored.Slot, slot.why())
+		err := lost("the WAL of slot %q was removed (%s)", stored.Slot, slot.Why())
+		err.Removed = slot.Reason == "" || slot.Reason == "wal_removed"
+		return err
 	case now.Head < resume:
 		return lost("it is at %v, before %v which was read already: a failover or a restored backup lost the rest", now.Head, resume)
 	case stored.Timeline != now.Timeline && switched != 0 && switched < resume:
 		return lost("timeline %d was left at %v, before %v which was read already", stored.Timeline, switched, resume)
 	case slot.Confirmed > resume:
-		return lost("slot %q was moved to %v, past %v which was read last: by another reader, by hand, or the sidecar was restored", stored.Slot, slot.Confirmed, resume)
+		err := lost("slot %q was moved to %v, past %v which was read last: by another reader, by hand, or the sidecar was restored", stored.Slot, slot.Confirmed, resume)
+		err.Ahead = slot.Confirmed <= now.Head
+		return err
 	case slot.Confirmed > now.Head:
 		return lost("slot %q stands at %v, past the end of the WAL at %v", stored.Slot, slot.Confirmed, now.Head)
 	}
 	return nil
 }
 
-func (s *Slot) why() string {
+// Why tells why the slot is lost.
+func (s *Slot) Why() string {
 	if s.Reason != "" {
 		return s.Reason
 	}

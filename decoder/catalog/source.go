@@ -173,3 +173,9 @@ func (s *Source) Plan(ctx context.Context, table uint32) (Plan, error) {
 	p.Filenode, p.Pages = *node, uint32(pages)
 	return p, nil
 }
+
+// Setting reads a setting of the server as a person would write it.
+func (s *Source) Setting(ctx context.Context, name string) (value string, err error) {
+	err = s.pool.QueryRow(ctx, "SELECT current_setting($1)", name).Scan(&value)
+	return value, s.explain("read setting "+name, err)
+}

@@ -26,6 +26,13 @@ func (s *Sidecar) State(ctx context.Context) (*millrace.DecoderState, error) {
 		RuleSets:    slices.Clone(s.sets),
 		Definitions: slices.Clone(s.definitions),
 	}
+	for i := range state.RuleSets {
+		set := &state.RuleSets[i]
+		set.Without = map[millrace.DefinitionID][]millrace.SourceID{}
+		for _, d := range set.Definitions {
+			set.Without[d.ID] = slices.Clone(s.without[d.ID])
+		}
+	}
 	building := map[millrace.RuleSetID]bool{}
 	for _, set := range s.sets {
 		building[set.ID] = set.State == millrace.RuleSetBuilding
@@ -100,20 +107,8 @@ func (s *Sidecar) SaveTable(ctx context.Context, t *millrace.SourceTable) error 
 func (s *Sidecar) Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
 	var set millrace.RuleSet
 	err := s.save(ctx, func() error {
-		set = millrace.RuleSet{ID: millrace.RuleSetID(len(s.sets) + 1), Content: content, State: millrace.RuleSetBuilding}
-		for _, d := range defs {
-			i := slices.IndexFunc(s.definitions, func(o millrace.Definition) bool { return o.Hash == d.Hash && o.Kind == d.Kind })
-			if i < 0 {
-				i = len(s.definitions)
-				d.ID = millrace.DefinitionID(i + 1)
-				d.WirePrefix = fmt.Sprintf("w%d", d.ID)
-				s.definitions = append(s.definitions, d)
-			}
-			mapped := s.definitions[i]
-			mapped.Key, mapped.Name = d.Key, d.Name
-			set.Definitions = append(set.Definitions, mapped)
-		}
-		s.sets = append(s.sets, set)
+		set = millrace.RuleSet{ID: s.nextSet(), Content: content, State: millrace.RuleSetBuilding}
+		s.deploy(&set, defs)
 		return nil
 	})
 	if err != nil {
@@ -128,4 +123,26 @@ func (s *Sidecar) Report(_ context.Context, r millrace.SourceReport) error {
 	defer s.mu.Unlock()
 	s.reports[r.Source] = r
 	return nil
+}
+
+// nextSet numbers a rule set; numbers are not used again.
+func (s *Sidecar) nextSet() millrace.RuleSetID {
+	s.lastSet++
+	return s.lastSet
+}
+
+func (s *Sidecar) deploy(set *millrace.RuleSet, defs []millrace.Definition) {
+	for _, d := range defs {
+		i := slices.IndexFunc(s.definitions, func(o millrace.Definition) bool { return o.Hash == d.Hash && o.Kind == d.Kind })
+		if i < 0 {
+			i = len(s.definitions)
+			d.ID = millrace.DefinitionID(i + 1)
+			d.WirePrefix = fmt.Sprintf("w%d", d.ID)
+			s.definitions = append(s.definitions, d)
+		}
+		mapped := s.definitions[i]
+		mapped.Key, mapped.Name = d.Key, d.Name
+		set.Definitions = append(set.Definitions, mapped)
+	}
+	s.sets = append(s.sets, *set)
 }

@@ -48,6 +48,8 @@ type Sidecar struct {
 	tables      []millrace.SourceTable
 	definitions []millrace.Definition
 	sets        []millrace.RuleSet
+	lastSet     millrace.RuleSetID
+	without     map[millrace.DefinitionID][]millrace.SourceID
 	copies      map[millrace.CopyID]millrace.Copy
 	rereads     map[millrace.Reread]bool
 	rows        map[millrace.TableID]map[string]*row
@@ -87,6 +89,7 @@ func New() *Sidecar {
 		copies:      map[millrace.CopyID]millrace.Copy{},
 		rereads:     map[millrace.Reread]bool{},
 		rows:        map[millrace.TableID]map[string]*row{},
+		without:     map[millrace.DefinitionID][]millrace.SourceID{},
 		wide:        map[millrace.RowRef][]byte{},
 		content:     map[millrace.DefinitionID]map[Identity]string{},
 		reports:     map[millrace.SourceID]millrace.SourceReport{},

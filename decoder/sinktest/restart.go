@@ -1,0 +1,42 @@
+package sinktest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/millrace/millrace"
+)
+
+// RestartHistory puts a source in the place of one whose history is lost, and
+// stores the rule set to build.
+func (s *Sidecar) RestartHistory(ctx context.Context, r millrace.HistoryRestart) error {
+	return s.save(ctx, func() error {
+		i := slices.IndexFunc(s.sources, func(o millrace.Source) bool { return o.ID == r.Source })
+		if i < 0 || !s.sources[i].LostAt.IsZero() {
+			return fmt.Errorf("source %d is unknown or lost already", r.Source)
+		}
+		old := &s.sources[i]
+		next := millrace.Source{ID: millrace.SourceID(len(s.sources) + 1), Name: old.Name, Slot: old.Slot, PlainIDs: old.PlainIDs}
+		old.Was, old.LostAt, old.Name = old.Name, time.Now(), fmt.Sprintf("%s (history %d)", old.Name, old.ID)
+		s.sources = append(s.sources, next)
+		for i := range s.definitions {
+			d := &s.definitions[i]
+			if slices.Contains(r.Lost, d.ID) {
+				d.Hash = fmt.Sprintf("%s~%d", d.Hash, next.ID)
+			}
+			s.without[d.ID] = append(s.without[d.ID], next.ID)
+		}
+		s.sets = slices.DeleteFunc(s.sets, func(o millrace.RuleSet) bool { return o.State == millrace.RuleSetBuilding })
+		for id, c := range s.copies {
+			t := slices.IndexFunc(s.tables, func(t millrace.SourceTable) bool { return t.ID == c.Table })
+			if s.tables[t].Source == r.Source || !slices.ContainsFunc(s.sets, func(o millrace.RuleSet) bool { return o.ID == c.RuleSet }) {
+				delete(s.copies, id)
+			}
+		}
+		set := millrace.RuleSet{ID: s.nextSet(), Content: r.Content, State: millrace.RuleSetBuilding}
+		s.deploy(&set, r.Definitions)
+		return nil
+	})
+}
