@@ -57,7 +57,7 @@ func (x RequestExplanation) Refusal() string {
 		}
 		keys := make([]string, 0, len(s.Keys))
 		for _, k := range s.Keys {
-			keys = append(keys, k.describe())
+			keys = append(keys, k.String())
 		}
 		return "no row of table " + s.Table + " has " + strings.Join(keys, ", nor ")
 	}
@@ -94,8 +94,8 @@ type StepKey struct {
 	Found   int // entries
 }
 
-// describe writes the key as column = value, ….
-func (k StepKey) describe() string {
+// String writes the key as column = value, ….
+func (k StepKey) String() string {
 	if len(k.Values) == 0 {
 		return "any row"
 	}

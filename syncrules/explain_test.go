@@ -135,7 +135,7 @@ func TestExplainRequest(t *testing.T) {
 		t.Errorf("shared: %+v", shared)
 	}
 	step := shared.Steps[0]
-	if step.Table != "public.members" || step.Keys[0].Found != 3 || step.Keys[0].Key != `["u1"]` || step.Keys[0].describe() != `user_id = "u1"` {
+	if step.Table != "public.members" || step.Keys[0].Found != 3 || step.Keys[0].Key != `["u1"]` || step.Keys[0].String() != `user_id = "u1"` {
 		t.Errorf("step %+v", step)
 	}
 	for source, want := range map[string]string{

@@ -118,7 +118,7 @@ func newRoot(env *environment) *cobra.Command {
 		newServe(env),
 		newMigrate(env),
 		newValidate(env),
-		newSimulate(env), newVerify(env),
+		newSimulate(env), newVerify(env), newExplain(env),
 		newToken(env),
 		newStatus(env),
 		newCompact(env),
