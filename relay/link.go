@@ -28,11 +28,12 @@ type link struct {
 	seen    atomic.Int64 // unix nanoseconds of the client's last sign of life
 	pinging atomic.Bool
 	group   sync.WaitGroup // goroutines of the connection
+	done    func()         // to be called when the connection is served
 }
 
 // upgrade makes a WebSocket of a request and has it served. The HTTP handler
 // returns once the connection is upgraded; its buffers go with it. serve must
-// give up its place in relay.opening.
+// give up its place in relay.opening, and call done when everything has ended.
 func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.AcceptOptions, serve func(context.Context, *link)) {
 	r.mu.Lock()
 	refused := r.draining
@@ -67,10 +68,8 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 	conn.SetReadLimit(-1) // messages are bounded in message
 	l.conn = conn
 	ctx := context.WithoutCancel(req.Context())
-	go func() {
-		defer r.group.Done()
-		serve(ctx, l)
-	}()
+	l.done = r.group.Done
+	go serve(ctx, l)
 }
 
 // leanWriter makes the connection that is taken over keep small buffers.

@@ -193,8 +193,9 @@ func (r *Relay) drain() {
 	case <-timer.C:
 	}
 	r.mu.Lock()
-	for _, cancel := range r.sessions {
+	for s, cancel := range r.sessions {
 		cancel()
+		s.signal()
 	}
 	r.mu.Unlock()
 	<-gone

@@ -72,6 +72,7 @@ func invalid(code rsocket.Code, format string, args ...any) error {
 
 // serve runs the connection from its setup to its end.
 func (c *rsConn) serve(ctx context.Context) {
+	defer c.done()
 	s, ctx, leave, err := c.open(ctx)
 	c.relay.opening.Add(-1)
 	if err != nil {

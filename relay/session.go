@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,8 +35,8 @@ type resolveRequest struct {
 // instead.
 const mailMax = 64
 
-// session is one connected client. Its run loop owns the core; the publisher
-// puts mail in.
+// session is one connected client. Whoever is at work on it owns the core; the
+// publisher puts mail in.
 type session struct {
 	id       int64
 	user     string // of write checkpoints
@@ -48,9 +47,9 @@ type session struct {
 	ahead    millrace.OpID // greatest position the client claimed
 	relay    *Relay
 	meters   *sessionMeters
-	core     *core     // run loop only
-	failing  time.Time // since when pages cannot be read; run loop only
-	wake     chan struct{}
+	core     *core         // of the one at work
+	failing  time.Time     // since when pages cannot be read; of the one at work
+	wake     chan struct{} // signalled until the session is started
 
 	queued bool      // under publisher.mu
 	pub    published // the publisher's goroutine only
@@ -66,6 +65,9 @@ type session struct {
 	asks    bool // for a view of the same request
 	resolve bool // for the request to be resolved
 	end     *ending
+	worker  *worker // nil until the session is started
+	working bool    // a goroutine is at work
+	again   bool    // it has to look once more before it ends
 
 	// What reports tell.
 	buckets      atomic.Int64
@@ -91,13 +93,6 @@ type transport interface {
 
 // roomForAll is the room of transports that count no lines.
 const roomForAll = 1 << 30
-
-func (s *session) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
 
 // push hands over a node.
 func (s *session) push(d delivery) {
@@ -236,76 +231,6 @@ func (s *session) takeMail(usable func([]delivery) bool) []delivery {
 	return mail
 }
 
-// Timing of keepalives and of the token's end, as clients expect it.
-const (
-	keepaliveEvery = 20 * time.Second
-	expiryWarning  = 20 * time.Second
-)
-
-// run serves the session until it ends; ctx is the connection's.
-func (s *session) run(ctx context.Context, t transport) error {
-	keepalive := time.NewTimer(nextKeepalive())
-	defer keepalive.Stop()
-	expiry := expiryTimer{timer: time.NewTimer(0)}
-	defer expiry.timer.Stop()
-	asked := true // the first view is under way
-	for {
-		if err := s.ended(); err != nil {
-			return err
-		}
-		expiry.follow(s.expiry())
-		busy := false
-		if t.room() > 0 {
-			var err error
-			if busy, err = s.advance(ctx, t, &asked); err != nil {
-				return err
-			}
-		}
-		idle := s.wake
-		if busy {
-			idle = closed // do not wait; a due timer is chosen soon all the same
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-idle:
-		case <-keepalive.C:
-			keepalive.Reset(nextKeepalive())
-			if err := t.keepalive(ctx, s.secondsLeft()); err != nil {
-				return err
-			}
-		case <-expiry.timer.C:
-			if err := s.expire(ctx, t, &expiry); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// closed is a channel that is always ready.
-var closed = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// errExpired ends a session whose token has.
-var errExpired = ending{code: protocol.CodeTokenExpired, close: protocol.CloseUnauthorized, text: "the token has expired"}
-
-// expire warns the client of its token's end, or ends the session.
-func (s *session) expire(ctx context.Context, t transport, e *expiryTimer) error {
-	if !e.due() {
-		return nil
-	}
-	if err := t.tokenEnds(ctx, s.secondsLeft()); err != nil {
-		return err
-	}
-	if time.Now().Before(e.at) {
-		return nil
-	}
-	return errExpired
-}
-
 // inlineAlways is how many bytes of shared lines a session may send, and thus
 // keep in memory while its client is slow, beyond the relay's budget.
 const inlineAlways = 16 << 10
@@ -350,39 +275,6 @@ func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, 
 		return true, s.catchUp(ctx, t)
 	}
 	return m.view != nil, nil
-}
-
-// expiryTimer fires shortly before a token expires and when it does.
-type expiryTimer struct {
-	timer  *time.Timer
-	at     time.Time
-	warned bool
-}
-
-// follow sets the timer if the token is another one.
-func (e *expiryTimer) follow(at time.Time) {
-	if !at.Equal(e.at) {
-		e.at, e.warned = at, false
-		e.timer.Reset(max(time.Until(at)-expiryWarning, 0))
-	}
-}
-
-// due tells whether the client must be told now, and sets the timer for the
-// next time.
-func (e *expiryTimer) due() bool {
-	left := time.Until(e.at)
-	if left > expiryWarning {
-		e.timer.Reset(left - expiryWarning)
-		return false
-	}
-	due := left <= 0 || !e.warned
-	e.warned = true
-	e.timer.Reset(max(left, time.Millisecond))
-	return due
-}
-
-func nextKeepalive() time.Duration {
-	return time.Duration(float64(keepaliveEvery) * (0.9 + 0.2*rand.Float64()))
 }
 
 func (s *session) expiry() time.Time {

@@ -3,12 +3,12 @@ package relay
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,39 +34,41 @@ type wsConn struct {
 	*link
 	session *session
 	subject string
-	claims  map[string]any // those that buckets may depend on
-	version int64          // of the subscription list
+	claims  [sha256.Size]byte // of those that buckets may depend on
+	version int64             // of the subscription list
 	gzip    bool
 
 	credits  atomic.Int64
 	requests requestQueue
 }
 
-// serve runs the connection from its open frame to its end.
+// serve opens the session, and leaves it to two that need little memory: the
+// session's worker, and a goroutine that reads, whose stack never grew.
 func (c *wsConn) serve(ctx context.Context) {
 	s, ctx, leave, err := c.open(ctx)
 	c.relay.opening.Add(-1)
 	if err != nil {
 		c.close(c.relay.asEnding(err))
+		c.done()
 		return
 	}
-	defer leave()
-	ctx, cancel := context.WithCancel(ctx)
-	c.group.Go(func() {
-		if err := c.read(ctx); err != nil {
-			s.finish(c.relay.asEnding(err))
+	s.join()
+	ended := make(chan struct{})
+	s.start(ctx, c, func(err error) {
+		defer close(ended)
+		if e := (ending{}); errors.As(err, &e) && e.close != 0 {
+			c.close(e)
+		} else {
+			c.conn.CloseNow()
 		}
 	})
-	s.join()
-	err = s.run(ctx, c)
-	var e ending
-	if errors.As(err, &e) && e.close != 0 {
-		c.close(e)
-	} else {
-		c.conn.CloseNow()
-	}
-	cancel()
-	c.group.Wait()
+	go func() {
+		s.finish(c.relay.asEnding(c.read(ctx)))
+		<-ended
+		leave()
+		c.group.Wait()
+		c.done()
+	}()
 }
 
 // close tells the client why, within the limits of a close frame.
@@ -122,8 +124,11 @@ func (c *wsConn) readFrame(ctx context.Context) (protocol.Frame, error) {
 
 // read serves the client's frames until the connection ends.
 func (c *wsConn) read(ctx context.Context) error {
+	// The end of the connection ends a read: to watch the context too would cost
+	// memory.
+	reading := context.WithoutCancel(ctx)
 	for {
-		f, err := c.readFrame(ctx)
+		f, err := c.readFrame(reading)
 		if err != nil {
 			return err
 		}
@@ -186,7 +191,7 @@ func (c *wsConn) replaceToken(ctx context.Context, text string) error {
 	s.mu.Lock()
 	s.expires = token.Expires
 	s.mu.Unlock()
-	if claims := lastingClaims(token); !reflect.DeepEqual(claims, c.claims) {
+	if claims := lastingClaims(token); claims != c.claims {
 		c.claims = claims
 		s.change(func(r *resolveRequest) { r.rules.Claims = token.Claims })
 	}
@@ -194,18 +199,21 @@ func (c *wsConn) replaceToken(ctx context.Context, text string) error {
 	return nil
 }
 
-// lastingClaims are the claims that do not differ from token to token anyway.
-func lastingClaims(t *auth.Token) map[string]any {
-	var claims map[string]any
-	d := json.NewDecoder(bytes.NewReader(t.Claims))
-	d.UseNumber()
-	if d.Decode(&claims) != nil {
-		return nil // verified tokens are JSON objects
+// lastingClaims is a digest of the claims that do not differ from token to token
+// anyway.
+func lastingClaims(t *auth.Token) [sha256.Size]byte {
+	var claims map[string]json.RawMessage
+	if json.Unmarshal(t.Claims, &claims) != nil {
+		return sha256.Sum256(t.Claims) // not reached: verified tokens are JSON objects
 	}
-	maps.DeleteFunc(claims, func(name string, _ any) bool {
+	maps.DeleteFunc(claims, func(name string, _ json.RawMessage) bool {
 		return name == "exp" || name == "iat" || name == "nbf" || name == "jti"
 	})
-	return claims
+	text, err := json.Marshal(claims) // in the order of names
+	if err != nil {
+		return sha256.Sum256(t.Claims)
+	}
+	return sha256.Sum256(text)
 }
 
 // requestQueue holds write checkpoints asked for and not answered.
