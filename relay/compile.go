@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/millrace/millrace"
@@ -87,6 +88,12 @@ func (r *fileResolution) Result() (Resolved, error) {
 		return Resolved{}, r.err
 	}
 	buckets, errs := r.inner.Buckets()
+	for _, e := range errs {
+		if e.TooMany {
+			return Resolved{}, ending{code: protocol.CodeTooMany, status: http.StatusInternalServerError, close: protocol.CloseTooLarge,
+				text: fmt.Sprintf("%s alone comes to %s: far beyond the limit of buckets (relay.max_buckets_per_user)", e.Source, e.Message)}
+		}
+	}
 	out := Resolved{Streams: r.streams(errs)}
 	index := make(map[string]int, len(out.Streams))
 	for i := range out.Streams {

@@ -44,7 +44,7 @@ const (
 		SELECT id, definition, name FROM millrace.bucket_names WHERE id > $1::int8 ORDER BY id LIMIT $2::int4`
 	sqlLastBucket = `SELECT coalesce(max(id), 0) FROM millrace.bucket_names`
 	sqlLookups    = `
-		SELECT w.i, l.outputs
+		SELECT DISTINCT w.i, l.outputs
 		FROM unnest($1::int4[], $2::text[]) WITH ORDINALITY AS w (definition, key, i)
 		JOIN millrace.lookups l ON l.definition = w.definition AND l.key = w.key AND l.removed = 9223372036854775807`
 	sqlChangedLookups = `
@@ -251,7 +251,8 @@ func (s *ReadSnapshot) RuleSet(ctx context.Context, id millrace.RuleSetID) (*mil
 	return set, nil
 }
 
-// Lookups gives the outputs in force for each key.
+// Lookups gives the outputs in force for each key, each once: many rows may
+// grant the same.
 func (s *ReadSnapshot) Lookups(ctx context.Context, keys []millrace.LookupKey) ([][]string, error) {
 	defs, texts := make([]int32, len(keys)), make([]string, len(keys))
 	for i, k := range keys {

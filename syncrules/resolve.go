@@ -47,6 +47,9 @@ type ResolvedBucket struct {
 type ResolveError struct {
 	Source  string
 	Message string
+	// TooMany: the request comes to more different results than any limit of
+	// buckets allows.
+	TooMany bool
 }
 
 // LookupKey names what a lookup definition is asked for.
@@ -88,6 +91,7 @@ type run struct {
 	bindings [][]millrace.Value
 	done     bool
 	err      string
+	tooMany  bool // err is for a limit
 }
 
 // Resolve begins to resolve a request. The error says that claims or
@@ -203,6 +207,7 @@ func (s *Resolution) step(r *run, st *stageProgram) bool {
 		seen[string(key)] = true
 		if next = append(next, vars); len(next) > maxBindings {
 			s.env.fail("more than %d intermediate results", maxBindings)
+			r.tooMany = true
 		}
 	}
 	if st.lookup >= 0 && !s.known(r, st) {
@@ -322,7 +327,7 @@ func (s *Resolution) Buckets() ([]ResolvedBucket, []ResolveError) {
 		}
 		if r.err != "" && !failed[r.name] {
 			failed[r.name] = true
-			errs = append(errs, ResolveError{r.name, r.err})
+			errs = append(errs, ResolveError{Source: r.name, Message: r.err, TooMany: r.tooMany})
 		}
 	}
 	if len(failed) > 0 {
