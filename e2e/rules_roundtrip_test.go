@@ -5,16 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/millrace/millrace/devserver"
-	"github.com/millrace/millrace/internal/pgtest"
 	"github.com/millrace/millrace/protocol"
 	"github.com/millrace/millrace/relay/relaytest"
 )
@@ -73,18 +69,12 @@ func generatedBatch(t *testing.T, seed, n int) (rows, compared int) {
 	for i := range n {
 		s.cases = append(s.cases, g.make(fmt.Sprintf("c%d", i)))
 	}
-	server := pgtest.Shared(t)
-	s.sourceURI = server.Database(t)
-	execSQL(t, s.sourceURI, generatedSchema+g.fill())
-	url, key := serveGenerated(t, s.sourceURI, server.Database(t), g.rulesFile(s.cases))
+	a := newApp(t, generatedSchema+g.fill(), g.rulesFile(s.cases), "")
+	s.sourceURI = a.sourceURI
 	for _, r := range readers {
-		token, err := key.Sign(r.sub, r.claims, time.Hour, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
 		request := relaytest.Request("device-" + r.sub)
 		request.Parameters = json.RawMessage(fmt.Sprintf(`{"region":%q}`, r.region))
-		s.clients = append(s.clients, relaytest.Dial(t, url, token, request, nil))
+		s.clients = append(s.clients, relaytest.Dial(t, a.url, a.token(r.sub, r.claims), request, nil))
 	}
 	for change := range 4 {
 		if change > 0 {
@@ -101,36 +91,6 @@ func generatedBatch(t *testing.T, seed, n int) (rows, compared int) {
 		}
 	}
 	return rows, compared
-}
-
-// serveGenerated serves rules from a source, all roles in one process.
-func serveGenerated(t *testing.T, sourceURI, sidecarURI, rules string) (url string, key devserver.Key) {
-	t.Helper()
-	dir := t.TempDir()
-	key, err := devserver.LoadKey(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	jwk, err := key.JWK()
-	if err != nil {
-		t.Fatal(err)
-	}
-	address, config := freeAddress(t), filepath.Join(dir, "millrace.yaml")
-	text := fmt.Sprintf("sources:\n  - {name: main, uri: %q, slot: millrace_e2e_%d}\nsidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\nrelay: {listen: %q}\n",
-		sourceURI, slots.Add(1), sidecarURI, jwk, address)
-	for name, content := range map[string]string{config: text, filepath.Join(dir, "sync.yaml"): rules} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := start(t, "millrace", "serve", "-c", config, "--migrate")
-	pgtest.Eventually(t, startTimeout, func() error {
-		if !p.running() {
-			t.Fatalf("millrace ended with %v:\n%s", p.cmd.ProcessState, p.log.tail(40))
-		}
-		return probe("http://" + address + "/probes/readiness")
-	})
-	return "http://" + address, key
 }
 
 // mark changes the row that every client gets last.
