@@ -35,22 +35,30 @@ type browser struct {
 // it with. `make test` sets E2E_BROWSER, and insists.
 func needBrowser(t testing.TB) {
 	t.Helper()
-	var missing string
 	if _, built := demo.App(); !built {
-		missing = "the demo's app is not built: run make app"
-	} else if _, err := exec.LookPath("npm"); err != nil {
-		missing = err.Error()
-	} else if said, err := exec.Command("node", "--input-type=module", "-e",
+		skipOrFail(t, "the demo's app is not built: run make app")
+	}
+	needChromium(t)
+}
+
+// needChromium is needBrowser for pages of the test's own.
+func needChromium(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath("npm"); err != nil {
+		skipOrFail(t, err.Error())
+	}
+	if said, err := exec.Command("node", "--input-type=module", "-e",
 		`import { launchOptions } from "./browser/chromium.mjs"; launchOptions();`).CombinedOutput(); err != nil {
-		missing = fmt.Sprintf("%v: %s", err, said)
+		skipOrFail(t, fmt.Sprintf("%v: %s", err, said))
 	}
-	switch {
-	case missing == "":
-	case os.Getenv("E2E_BROWSER") != "":
+}
+
+func skipOrFail(t testing.TB, missing string) {
+	t.Helper()
+	if os.Getenv("E2E_BROWSER") != "" {
 		t.Fatal(missing)
-	default:
-		t.Skip(missing)
 	}
+	t.Skip(missing)
 }
 
 // browserFolder holds driver.mjs with the packages it needs.

@@ -102,19 +102,26 @@ func node24(t testing.TB, packages string) string {
 	return "node"
 }
 
+// copyOfficialScripts copies the scripts to a folder, beside which the packages
+// are found.
+func copyOfficialScripts(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Symlink(filepath.Join(officialPackages(t), "node_modules"), filepath.Join(dir, "node_modules")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"actions.mjs", "client.mjs", "page.mjs", "page.html", "bundle.mjs"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(readFile(t, filepath.Join("officialclient", name))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func startOfficialClient(t testing.TB) *officialClient {
 	t.Helper()
 	packages := officialPackages(t)
 	dir := t.TempDir()
-	// The packages are found beside the script.
-	if err := os.Symlink(filepath.Join(packages, "node_modules"), filepath.Join(dir, "node_modules")); err != nil {
-		t.Fatal(err)
-	}
-	script := filepath.Join(dir, "client.mjs")
-	if err := os.WriteFile(script, []byte(readFile(t, "officialclient/client.mjs")), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(node24(t, packages), script)
+	copyOfficialScripts(t, dir)
+	cmd := exec.Command(node24(t, packages), filepath.Join(dir, "client.mjs"))
 	cmd.SysProcAttr = endWithParent()
 	cmd.Env = cleanEnvironment()
 	o := &officialClient{t: t, log: newLog(t, "officialclient")}
@@ -151,18 +158,24 @@ func startOfficialClient(t testing.TB) *officialClient {
 	return o
 }
 
-// command is a line to the process.
+// command is a line to the process; see officialclient/client.mjs.
 type command struct {
-	ID         int    `json:"id"`
-	Do         string `json:"do"`
-	User       string `json:"user"`
-	File       string `json:"file,omitempty"`
-	Endpoint   string `json:"endpoint,omitempty"`
-	Token      string `json:"token,omitempty"`
-	Upload     string `json:"upload,omitempty"`
-	SQL        string `json:"sql,omitempty"`
-	Args       []any  `json:"args,omitempty"`
-	Statements []any  `json:"statements,omitempty"`
+	ID          int            `json:"id"`
+	Do          string         `json:"do"`
+	User        string         `json:"user"`
+	File        string         `json:"file,omitempty"`
+	VFS         string         `json:"vfs,omitempty"`
+	Endpoint    string         `json:"endpoint,omitempty"`
+	Token       string         `json:"token,omitempty"`
+	Upload      string         `json:"upload,omitempty"`
+	Transport   string         `json:"transport,omitempty"`   // "http" (default) or "web-socket"
+	Sequential  bool           `json:"sequential,omitempty"`  // one line at a time
+	Checkpoints string         `json:"checkpoints,omitempty"` // "legacy" (default) or "requests"
+	Stream      string         `json:"stream,omitempty"`
+	Parameters  map[string]any `json:"parameters,omitempty"`
+	SQL         string         `json:"sql,omitempty"`
+	Args        []any          `json:"args,omitempty"`
+	Statements  []any          `json:"statements,omitempty"`
 }
 
 // do has a command done and decodes its answer into value, unless that is nil.
@@ -215,14 +228,17 @@ type gate struct {
 	Applied string `json:"applied"`
 }
 
-// gate reads it; numbers as text, since the sentinel is none for JavaScript.
+// gateQuery reads it; numbers as text, since the sentinel is none for JavaScript.
+const gateQuery = `SELECT (SELECT count(*) FROM ps_crud) AS queued,
+		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'target_checkpoint_request_id'), '') AS target,
+		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'last_seen_checkpoint_request_id'), '') AS seen,
+		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'last_applied_checkpoint_request_id'), '') AS applied`
+
+// gate reads it.
 func (o *officialClient) gate(user string) gate {
 	o.t.Helper()
 	var g []gate
-	o.do(command{Do: "query", User: user, SQL: `SELECT (SELECT count(*) FROM ps_crud) AS queued,
-		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'target_checkpoint_request_id'), '') AS target,
-		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'last_seen_checkpoint_request_id'), '') AS seen,
-		coalesce((SELECT CAST(value AS TEXT) FROM ps_kv WHERE key = 'last_applied_checkpoint_request_id'), '') AS applied`}, &g)
+	o.do(command{Do: "query", User: user, SQL: gateQuery}, &g)
 	return g[0]
 }
 
@@ -269,16 +285,21 @@ func startDevServers(t testing.TB) (*process, devserver.DevFile) {
 	return p, f
 }
 
-// The official client, as it comes from npm, syncs the demo over HTTP for two
-// users, uploads through the demo's backend, and gets its write checkpoint.
+// The official client, as it comes from npm, syncs the demo for two users, one
+// over HTTP, one over RSocket with checkpoint requests, uploads through the
+// demo's backend, and gets its write checkpoint.
 func TestOfficialClient(t *testing.T) {
 	servers, dev := startDevServers(t)
 	o := startOfficialClient(t)
 	users := []string{"alice", "bob"}
+	connects := map[string]command{
+		"alice": {Do: "connect", User: "alice"},
+		"bob":   {Do: "connect", User: "bob", Transport: "web-socket", Checkpoints: "requests"},
+	}
 	files := t.TempDir()
 	for _, user := range users {
 		o.do(command{Do: "open", User: user, File: filepath.Join(files, user+".db"), Endpoint: dev.URL, Token: dev.Tokens[user], Upload: dev.UploadURL}, nil)
-		o.do(command{Do: "connect", User: user}, nil)
+		o.do(connects[user], nil)
 	}
 	for _, user := range users {
 		o.do(command{Do: "sync", User: user}, nil)
@@ -346,7 +367,7 @@ func TestOfficialClient(t *testing.T) {
 	// Written offline, uploaded after connecting again.
 	o.do(command{Do: "disconnect", User: "alice"}, nil)
 	o.do(command{Do: "execute", User: "alice", SQL: `DELETE FROM list_members WHERE id = ?`, Args: []any{list + ".bob"}}, nil)
-	o.do(command{Do: "connect", User: "alice"}, nil)
+	o.do(connects["alice"], nil)
 	inSync("alice took the list back")
 	pgtest.Eventually(t, 30*time.Second, func() error {
 		if _, ok := o.shown("bob")["todos/"+todo]; ok {
