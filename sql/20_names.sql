@@ -66,7 +66,8 @@ DECLARE
 BEGIN
   SELECT array_agg(t.id), array_agg(DISTINCT s.name || '.' || t.schema || '.' || t.name) INTO v_ids, v_names
   FROM millrace.source_tables t JOIN millrace.sources s ON s.id = t.source
-  WHERE find_source_tables.source_table IN (t.schema || '.' || t.name, s.name || '.' || t.schema || '.' || t.name);
+  WHERE find_source_tables.source_table IN (t.schema || '.' || t.name, s.name || '.' || t.schema || '.' || t.name,
+    CASE WHEN t.schema = 'public' THEN t.name END);
   IF cardinality(v_names) > 1 THEN
     RAISE EXCEPTION 'table % is in several sources', find_source_tables.source_table
       USING ERRCODE = 'ambiguous_parameter', HINT = format('Use one of: %s.', array_to_string(v_names, ', '));
@@ -79,7 +80,7 @@ BEGIN
   RETURN v_ids;
 END $$;
 COMMENT ON FUNCTION millrace.find_source_tables(text) IS
-  'Numbers of a source table given as schema.table, or source.schema.table; several if it was dropped and made again. Raises an error that names the known tables if there is none.';
+  'Numbers of a source table given as schema.table (table for one in public), or source.schema.table; several if it was dropped and made again. Raises an error that names the known tables if there is none.';
 
 CREATE OR REPLACE FUNCTION millrace.op_time(op_id bigint) RETURNS timestamptz
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog AS $$

@@ -41,7 +41,8 @@ SELECT
   b.rule_set AS building_rule_set, b.tables AS copy_tables, b.tables_done AS copy_tables_done, b.rows AS copy_rows, b.estimate AS copy_estimate,
   (SELECT count(*) FROM millrace.row_errors) AS row_errors,
   (SELECT max(clock_timestamp() - a.xact_start) FROM pg_stat_activity a
-    WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()) AS oldest_snapshot
+    WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()) AS oldest_snapshot,
+  (SELECT coalesce(sum(r.connections), 0)::bigint FROM millrace.relay_reports r WHERE r.at > clock_timestamp() - interval '1 minute') AS sessions
 FROM millrace.head h
 CROSS JOIN millrace.leader l
 LEFT JOIN (
@@ -67,6 +68,7 @@ COMMENT ON COLUMN millrace.status.copy_tables_done IS 'Tables copied in full.';
 COMMENT ON COLUMN millrace.status.copy_rows IS 'Rows copied.';
 COMMENT ON COLUMN millrace.status.copy_estimate IS 'Rows expected.';
 COMMENT ON COLUMN millrace.status.row_errors IS 'Source rows that could not be evaluated or stored; see millrace.row_errors.';
+COMMENT ON COLUMN millrace.status.sessions IS 'Connected clients, as relays that live last reported.';
 COMMENT ON COLUMN millrace.status.oldest_snapshot IS 'Age of the oldest open transaction with a snapshot in this database, as far as you may see: it keeps dead rows from being removed.';
 
 CREATE OR REPLACE VIEW millrace.definitions AS

@@ -584,14 +584,11 @@ TABLE millrace.write_requests WITH (fillfactor=70, autovacuum_vacuum_scale_facto
 PROCEDURE millrace.add_partitions(IN definition integer) VOLATILE SET search_path=pg_catalog
   -- Makes the partitions of ops and row_state for a bucket definition. For the decoder only.
 
-FUNCTION millrace.bucket_at(bucket text, as_of bigint, OUT id bigint, OUT definition integer, OUT op_id bigint, OUT served boolean) RETURNS record STABLE SET search_path=pg_catalog
-  -- Resolves a bucket and an op id (null: now) for the functions below.
-
 FUNCTION millrace.bucket_checksum(bucket text, as_of bigint DEFAULT NULL::bigint) RETURNS TABLE(op_id bigint, ops bigint, checksum integer) STABLE SET search_path=pg_catalog
-  -- Number and wrapping sum (32 bits, signed) of the stored checksums of a bucket's ops since its last CLEAR, at an op id (null: now).
+  -- Number of a bucket's ops, and the wrapping sum (32 bits, signed) of their checksums since the last CLEAR, at an op id (null: now): what a client at that checkpoint must have. From the running totals; verify_bucket recomputes them.
 
-FUNCTION millrace.bucket_rows(bucket text, as_of bigint DEFAULT NULL::bigint) RETURNS TABLE(type text, row_id text, subkey text, op_id bigint, data text) STABLE SET search_path=pg_catalog
-  -- The rows of a bucket, folded from its ops, at an op id (null: now). Of several rows with one (type, row_id) a client shows the one with the greatest op_id.
+FUNCTION millrace.bucket_rows(bucket text, as_of bigint DEFAULT NULL::bigint) RETURNS TABLE(type text, row_id text, subkey text, op_id bigint, data text) STABLE SET search_path=pg_catalog, work_mem=64MB
+  -- The rows of a bucket, folded from its ops, at an op id (null: now). Of several rows with one (type, row_id) a client shows the one with the greatest op_id. An op id from before compaction is an error.
 
 FUNCTION millrace.crc32c(data bytea) RETURNS bigint IMMUTABLE STRICT SET search_path=pg_catalog
   -- CRC-32C (Castagnoli) of bytes, 0 to 4294967295. Built in from PostgreSQL 18 on, about 0.1 us a byte before.
@@ -600,7 +597,7 @@ FUNCTION millrace.find_bucket(bucket text) RETURNS bigint STABLE SET search_path
   -- Number of a bucket given by wire name, or by logical name among the definitions in force. Raises an error that names the nearest buckets if there is none.
 
 FUNCTION millrace.find_source_tables(source_table text) RETURNS integer[] STABLE SET search_path=pg_catalog
-  -- Numbers of a source table given as schema.table, or source.schema.table; several if it was dropped and made again. Raises an error that names the known tables if there is none.
+  -- Numbers of a source table given as schema.table (table for one in public), or source.schema.table; several if it was dropped and made again. Raises an error that names the known tables if there is none.
 
 FUNCTION millrace.fmix32(h bigint) RETURNS bigint IMMUTABLE STRICT SET search_path=pg_catalog
   -- MurmurHash3's 32-bit finaliser of a number from 0 to 4294967295. Without it sums of CRCs would not notice data swapped between two rows.
@@ -610,6 +607,9 @@ FUNCTION millrace.op_checksum(kind integer, type text, row_id text, subkey text,
 
 FUNCTION millrace.op_time(op_id bigint) RETURNS timestamp with time zone STABLE SET search_path=pg_catalog
   -- When an op id was committed: exact for the last hour, to the minute before; null if it is not committed yet.
+
+FUNCTION millrace.open_bucket(bucket text, as_of bigint, OUT id bigint, OUT definition integer, OUT op_id bigint, OUT served boolean, OUT last_op bigint, OUT ops bigint, OUT checksum integer) RETURNS record STABLE SET search_path=pg_catalog
+  -- Resolves a bucket and an op id (null: now) for the functions below, with the bucket's running totals of now. Raises an error where history was compacted.
 
 FUNCTION millrace.ops_between(bucket text, after bigint, upto bigint, lim integer DEFAULT 1000) RETURNS TABLE(op_id bigint, kind text, type text, row_id text, subkey text, checksum integer, data text) STABLE SET search_path=pg_catalog
   -- The ops of a bucket with after < op_id <= upto (null: the newest checkpoint), at most lim (null: all), in order: what a client at "after" is sent.
@@ -626,8 +626,14 @@ FUNCTION millrace.rule_set_at(op_id bigint) RETURNS integer STABLE SET search_pa
 FUNCTION millrace.serves(definition integer, op_id bigint) RETURNS boolean STABLE SET search_path=pg_catalog
   -- Whether a definition is in the rule set in force at an op id. Only then clients see anything of it.
 
+FUNCTION millrace.user_values(stream text, user_id text) RETURNS TABLE(value jsonb, since_op bigint, until_op bigint, path text) STABLE SET search_path=pg_catalog
+  -- The values that the parameter lookups of a stream or bucket definition give a user, with the op ids since and until which (null: still) and the rows that do it. Lookups with a single key, at most four after another; ended ones as far as history.keep.
+
 FUNCTION millrace.verify_bucket(bucket text) RETURNS TABLE(bucket_name text, ok boolean, ops bigint, wrong_ops bigint, first_wrong_op bigint, recomputed integer, running integer, rows bigint, running_rows bigint, running_ops bigint) STABLE SET search_path=pg_catalog
   -- Recomputes every op checksum of a bucket from its data, their sum, and the counts, and compares them with what is stored and with the running totals. About 30 us an op before PostgreSQL 18.
+
+FUNCTION millrace.why(source_table text, row_id text, user_id text DEFAULT NULL::text) RETURNS TABLE(bucket_name text, definition text, type text, client_row_id text, since_op bigint, since timestamp with time zone, last_op bigint, granted boolean, because text, sessions jsonb) STABLE SET search_path=pg_catalog
+  -- The buckets a source row is in now, and whether that user gets them: which lookups give the bucket's parameters to them, or gave until when, and what their live sessions have. granted is what the data tells: conditions on the token or on subscription parameters are not in it. No line: the row is in no bucket; see row_history for where it was, row_errors for why not, and millrace explain for which condition failed.
 
 FUNCTION millrace.wrap32(sum numeric) RETURNS integer IMMUTABLE STRICT SET search_path=pg_catalog
   -- The lowest 32 bits of a sum of checksums, as a signed integer.
@@ -860,3 +866,5 @@ VIEW millrace.status
     -- Source rows that could not be evaluated or stored; see millrace.row_errors.
   oldest_snapshot interval
     -- Age of the oldest open transaction with a snapshot in this database, as far as you may see: it keeps dead rows from being removed.
+  sessions bigint
+    -- Connected clients, as relays that live last reported.

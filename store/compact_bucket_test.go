@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -66,6 +67,29 @@ func (x *world) newCompactor(tb testing.TB, opts CompactionOptions) *compactor {
 	must(tb, err)
 	tb.Cleanup(func() { _ = c.conn.Close(context.Background()) })
 	return c
+}
+
+// TestCompactionPlans: the statements read a bucket by its primary key and change
+// rows by ctid, whatever the planner knows of the bucket.
+func TestCompactionPlans(t *testing.T) {
+	x := newWorld(t, Options{})
+	c := x.newCompactor(t, CompactionOptions{})
+	def := x.set.Definitions[0].ID
+	check := func(when string) {
+		exec(t, c.conn, `DEALLOCATE ALL`)
+		exec(t, c.conn, `PREPARE part AS `+sqlCompactPart(def))
+		got := plan(t, c.conn, `EXECUTE part(7, 100, 50000, 40000, 60000)`)
+		if strings.Contains(got, "Seq Scan") || strings.Count(got, "Tid Scan") != 3 || strings.Contains(got, "Hash Join") || strings.Contains(got, "Merge") {
+			t.Errorf("%s:\n%s", when, got)
+		}
+		exec(t, c.conn, `PREPARE nth AS `+sqlNthOp(def))
+		if got := plan(t, c.conn, `EXECUTE nth(7, 100, 50000, 1000)`); !strings.Contains(got, "Index Only Scan using ops_") {
+			t.Errorf("%s:\n%s", when, got)
+		}
+	}
+	check("tables empty")
+	x.fill(t, 60_000)
+	check("tables full")
 }
 
 // TestCompactionMatchesModel (SA-20 in SQL): each transaction does what the model

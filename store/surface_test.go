@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -185,4 +186,91 @@ func TestDocumentedExamplesRun(t *testing.T) {
 	if s := strings.TrimSpace(block); s != "" {
 		t.Errorf("more examples than this test knows: %s", s)
 	}
+}
+
+// TestHistoryBelowTheFloor: what compaction has taken is an error and no wrong
+// answer; what is left is as it was.
+func TestHistoryBelowTheFloor(t *testing.T) {
+	x := newWorld(t, Options{})
+	x.change(t, "a", 0, 20)
+	x.apply(t, x.upsert(0, "b", x.out(0, busyBucket, "lists", "b", `{"id":"b"}`)))
+	floor := x.commit(t, nil).OpID - 1
+	x.change(t, "a", 20, 22)
+	ask := []string{
+		`SELECT row_id, data FROM millrace.bucket_rows($1, $2)`,
+		`SELECT checksum FROM millrace.bucket_checksum($1, $2)`,
+	}
+	for at := floor; at <= floor+3; at++ {
+		for _, sql := range ask {
+			before := lines(t, x.conn, sql, busyBucket, int64(at))
+			if at == floor {
+				step, err := x.newCompactor(t, CompactionOptions{}).compactBucket(t.Context(), x.set.Definitions[0].ID, x.busy(t), int64(floor))
+				must(t, err)
+				if step.deleted == 0 && sql == ask[0] {
+					t.Fatal("nothing was compacted")
+				}
+			}
+			equal(t, before, lines(t, x.conn, sql, busyBucket, int64(at)))
+		}
+	}
+	for _, sql := range append(ask, `SELECT * FROM millrace.ops_between($1, 0, $2)`) {
+		_, err := x.conn.Exec(t.Context(), sql, busyBucket, int64(floor-1))
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || !strings.Contains(pgErr.Message, fmt.Sprintf("it is compacted up to %d", floor)) || !strings.Contains(pgErr.Hint, fmt.Sprint(floor)) {
+			t.Errorf("%s below the floor: %v", sql, err)
+		}
+	}
+	x.verified(t)
+}
+
+// TestChecksumsOfThePast (SA-17, SA-44): running values less what came since are
+// what a sum from the beginning gives, CLEAR or not.
+func TestChecksumsOfThePast(t *testing.T) {
+	x := newWorld(t, Options{})
+	log := []millrace.Op{
+		{ID: 101, Kind: millrace.OpPut, Type: "t", RowID: "a", Checksum: 1, Data: "{}"},
+		{ID: 102, Kind: millrace.OpPut, Type: "t", RowID: "a", Checksum: 2, Data: "{}"},
+		{ID: 103, Kind: millrace.OpPut, Type: "t", RowID: "a", Checksum: 4, Data: "{}"},
+		{ID: 104, Kind: millrace.OpClear, Checksum: 7},
+		{ID: 105, Kind: millrace.OpPut, Type: "t", RowID: "b", Checksum: 0xFFFFFFFF, Data: "{}"},
+	}
+	x.addLog(t, 7, "by_owner[7]", log)
+	exec(t, x.conn, `UPDATE millrace.head SET op_id = 110`)
+	sums := func() []string {
+		return lines(t, x.conn, `SELECT at, c.checksum FROM generate_series(100, 106) at, millrace.bucket_checksum('by_owner[7]', at) c WHERE at >= $1`,
+			value[int64](t, x.conn, `SELECT coalesce(max(floor_op), 0) FROM millrace.bucket_floors`))
+	}
+	equal(t, []string{"(100,0)", "(101,1)", "(102,3)", "(103,7)", "(104,7)", "(105,6)", "(106,6)"}, sums())
+	// Up to 103: CLEAR(102) with the sum 3, then 103: at 103 it is 7 and not 10.
+	_, err := x.newCompactor(t, CompactionOptions{}).compactBucket(t.Context(), x.set.Definitions[0].ID, 7, 103)
+	must(t, err)
+	equal(t, []string{"(102,CLEAR,3)", "(103,PUT,4)"}, lines(t, x.conn, `SELECT op_id, kind, checksum FROM millrace.ops_between('by_owner[7]', 0, NULL) WHERE op_id < 104`))
+	equal(t, []string{"(103,7)", "(104,7)", "(105,6)", "(106,6)"}, sums())
+}
+
+// TestWhy: the lookups that give a user a bucket, or gave until when.
+func TestWhy(t *testing.T) {
+	x := newWorld(t, Options{})
+	grant := x.upsert(0, "l1", x.out(0, `by_owner["u1"]`, "lists", "l1", `{"id":"l1"}`))
+	grant.Lookups = []millrace.Lookup{x.look(`["u1"]`, `["l1"]`), x.look(`["u2"]`, `["l1"]`)}
+	x.apply(t, grant, x.upsert(1, "t1", x.out(1, `by_list["l1"]`, "todos", "t1", `{"id":"t1"}`)))
+	x.commit(t, nil)
+	op := x.head(t)
+	why := func(user string) []string {
+		return lines(t, x.conn, `SELECT definition, type, client_row_id, granted, regexp_replace(because, '\(20[^)]*\)', '(then)', 'g') FROM millrace.why('todos', 't1', $1)`, user)
+	}
+	equal(t, []string{`(by_list,todos,t1,t,"row l1 of public.lists gives the user ""l1"" since op 4 (then)")`}, why("u2"))
+	equal(t, []string{`(by_list,todos,t1,f,"nothing gives the user ""l1""")`}, why("u3"))
+	withdraw := x.upsert(0, "l1", x.out(0, `by_owner["u1"]`, "lists", "l1", `{"id":"l1"}`))
+	withdraw.Lookups = []millrace.Lookup{x.look(`["u1"]`, `["l1"]`)}
+	x.apply(t, withdraw)
+	x.commit(t, nil)
+	equal(t, []string{fmt.Sprintf(`(by_list,todos,t1,f,"row l1 of public.lists gave the user ""l1"" until op %d (then)")`, op+2)}, why("u2"))
+	equal(t, []string{`(by_owner,t,"""u1"" is the user")`}, lines(t, x.conn, `SELECT definition, granted, because FROM millrace.why('public.lists', 'l1', 'u1')`))
+	equal(t, []string{`(by_list,,)`}, lines(t, x.conn, `SELECT definition, granted, because FROM millrace.why('main.public.todos', 't1')`))
+	equal(t, []string{}, lines(t, x.conn, `SELECT * FROM millrace.why('todos', 'nobody', 'u1')`))
+	must(t, openReader(t, x.uri).Report(t.Context(), millrace.RelayReport{ID: "r", StartedAt: time.Now(), Connections: 1,
+		Sessions: []millrace.SessionReport{{ID: 1, User: "u2/phone", ClientID: "phone", Transport: "ws", Sent: 5, Since: time.Now()}}}))
+	equal(t, []string{`(phone,5)`}, lines(t, x.conn, `SELECT s->>'client_id', s->>'sent_op' FROM millrace.why('todos', 't1', 'u2') w, jsonb_array_elements(w.sessions) s`))
+	equal(t, int64(1), value[int64](t, x.conn, `SELECT sessions FROM millrace.status`))
 }
