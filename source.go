@@ -139,6 +139,11 @@ type SourceReport struct {
 	HeadAt    time.Time // when that was
 	Retained  int64     // bytes of WAL the slot holds back, -1 unknown
 	SlotState string    // wal_status of the slot
+	Restart   LSN       // restart_lsn of the slot, 0 unknown
+	SafeWAL   int64     // bytes of WAL until the slot is in danger, -1 no limit or unknown
+	WALRate   int64     // bytes of WAL in an hour, -1 unknown
+	// Findings stop nothing but should be looked after, each with its code.
+	Findings []string
 	// WaitingFor says in words what keeps the source from going on, with the
 	// object and the process that is waited for; empty when nothing does.
 	WaitingFor string

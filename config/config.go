@@ -51,6 +51,9 @@ type Source struct {
 	// Slot is the logical replication slot, for this sidecar alone. Defaults
 	// to millrace_<name>.
 	Slot string `yaml:"slot"`
+	// Failover keeps the slot on standbys too (PostgreSQL 17 and newer), so that
+	// a promoted one goes on where the primary was. Defaults to false.
+	Failover bool `yaml:"failover"`
 	// Publication is created and extended by Millrace if the role may.
 	// Defaults to millrace.
 	Publication string `yaml:"publication"`

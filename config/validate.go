@@ -159,6 +159,9 @@ func (d *decoder) validateDecoder(c *Decoder) {
 	if c.SnapshotWorkers < 1 || c.SnapshotWorkers > maxWorkers {
 		d.fail("decoder.snapshot_workers", "", "must be from 1 to %d", maxWorkers)
 	}
+	if least := Bytes(64 << 20); c.SlotMaxLag != 0 && c.SlotMaxLag < least {
+		d.fail("decoder.slot_max_lag", "0 never drops a slot", "must be 0 or at least %v", least)
+	}
 	d.atLeast("decoder.heartbeat", c.Heartbeat, time.Second)
 	d.oneOf("decoder.on_drop", c.OnDrop, "remove", "keep")
 }

@@ -63,6 +63,9 @@ type SourceConfig struct {
 	URI string
 	// Slot is the name of the replication slot. Default "millrace_" and the name.
 	Slot string
+	// Failover asks for a slot that is synchronized to standbys, on a source of
+	// PostgreSQL 17 or newer.
+	Failover bool
 	// Publication is created or extended if the role may. Default "millrace".
 	Publication string
 }
@@ -144,4 +147,12 @@ func (c *Config) deriveTags() {
 	if !taken {
 		c.Sources[0].Tags = append(c.Sources[0].Tags, defaultTag)
 	}
+}
+
+// slots are the slots of all sources.
+func (c *Config) slots() (names []string) {
+	for i := range c.Sources {
+		names = append(names, c.Sources[i].Slot)
+	}
+	return names
 }

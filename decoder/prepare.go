@@ -16,7 +16,9 @@ import (
 func (r *runner) connect(ctx context.Context) error {
 	config := r.source.config
 	r.status.waits("connecting to the source")
-	server, err := catalog.Connect(ctx, catalog.Config{URI: config.URI, Slot: config.Slot, Publication: config.Publication})
+	server, err := catalog.Connect(ctx, catalog.Config{
+		URI: config.URI, Slot: config.Slot, Publication: config.Publication, Failover: config.Failover, OurSlots: r.config.slots(),
+	})
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,7 @@ func (r *runner) connect(ctx context.Context) error {
 	r.status.waits("")
 	s := newSession(r.source, r.events, r.config.SnapshotWorkers)
 	s.stream, s.status = stream, r.status
-	s.prober = newProber(probes{server, config.Name, config.Slot}, r.config.Heartbeat)
+	s.prober = newProber(probes{server, config.Slot, config.Publication, r.known.saved.PublicationOID}, r.config.Heartbeat)
 	err = s.run(ctx, *opened, func(ctx context.Context, s *session) error {
 		var reader chunkReader = server.Reader()
 		if r.config.wrap != nil {
@@ -170,7 +172,13 @@ func (r *runner) checkHistory(ctx context.Context, server *catalog.Source, now c
 			return err
 		}
 	}
-	return server.TakeSlot(ctx, k.saved.Slot)
+	if err := server.TakeSlot(ctx, k.saved.Slot); err != nil {
+		return err
+	}
+	if on := r.source.config.Failover; now.Version >= catalog.FailoverVersion && slot.Failover != on {
+		return server.SetFailover(ctx, k.saved.Slot, on)
+	}
+	return nil
 }
 
 func (r *runner) saveSource(ctx context.Context) error {

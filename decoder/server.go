@@ -15,6 +15,9 @@ import (
 	"github.com/millrace/millrace/syncrules"
 )
 
+// maxFindings are shown of a source.
+const maxFindings = 50
+
 // messagePrefix marks our logical messages.
 const messagePrefix = "millrace"
 
@@ -37,6 +40,12 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 	unpublished := slices.ContainsFunc(findings, func(f catalog.Finding) bool { return f.Code == "MR1010" })
 	others := slices.DeleteFunc(slices.Clone(findings), func(f catalog.Finding) bool { return f.Code == "MR1010" })
 	if err := catalog.Worst(others); err != nil {
+		var f catalog.Finding
+		if errors.As(err, &f) && (f.Code == "MR1011" || f.Code == "MR1012") {
+			if err := r.distrustPublication(ctx); err != nil {
+				return nil, err
+			}
+		}
 		return nil, r.finding(err)
 	}
 	if unpublished || len(missing) > 0 {
@@ -60,12 +69,17 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 	if err := catalog.Worst(findings); err != nil {
 		return nil, r.finding(err)
 	}
+	var lines []string
 	for _, f := range findings {
+		if len(lines) < maxFindings {
+			lines = append(lines, f.Error())
+		}
 		if !r.known.shown[f.String()] {
 			r.known.shown[f.String()] = true
 			r.config.Logger.Warn(f.Message, "source", r.source.config.Name, "code", f.Code, "object", f.Object, "repair", f.Repair)
 		}
 	}
+	r.status.found(lines)
 	r.types = server.Types()
 	var types []uint32
 	for l := range r.known.absent {
@@ -102,6 +116,20 @@ func (r *runner) checkRules(tables []catalog.Table) {
 		r.config.Logger.Warn(d.Message, "source", r.source.config.Name, "rule_set", set.set.ID, "line", d.Line, "column", d.Column, "hint", d.Hint)
 	}
 }
+
+// distrustPublication remembers that the publication does not publish
+// everything: what is changed meanwhile never comes, so that history does not
+// go on once it is repaired.
+func (r *runner) distrustPublication(ctx context.Context) error {
+	if r.known.saved.ConsistentPoint == 0 || r.known.saved.PublicationOID == noPublication {
+		return nil
+	}
+	r.known.saved.PublicationOID = noPublication
+	return r.saveSource(ctx)
+}
+
+// noPublication is the oid of no publication.
+const noPublication = 1<<32 - 1
 
 func names(tables []catalog.TableName) []string {
 	var list []string
@@ -174,8 +202,9 @@ func toastSizes(ctx context.Context, uri string, tables []uint32) (map[uint32]in
 // probes is the source as the prober sees it.
 type probes struct {
 	*catalog.Source
-	name string
-	slot string
+	slot           string
+	publication    string
+	publicationOID uint32 // as it was when the session began
 }
 
 // Message writes a logical message that comes back as a transaction.
@@ -190,7 +219,7 @@ func (p probes) Slot(ctx context.Context) (slotReport, error) {
 	if err != nil {
 		return slotReport{}, err
 	}
-	report := slotReport{Head: head, Retained: -1}
+	report := slotReport{Head: head, Retained: -1, SafeWAL: -1}
 	slot, err := p.InspectSlot(ctx, p.slot)
 	if err != nil {
 		return report, err
@@ -201,6 +230,15 @@ func (p probes) Slot(ctx context.Context) (slotReport, error) {
 	if slot.Lost {
 		return report, fmt.Errorf("%w: slot %q is invalidated (%s)", walstream.ErrHistoryLost, p.slot, slot.Why())
 	}
+	switch oid, complete, err := p.PublicationOID(ctx); {
+	case err != nil:
+		return report, err
+	case oid != p.publicationOID:
+		return report, fmt.Errorf("publication %q was dropped, or made again", p.publication)
+	case !complete:
+		return report, fmt.Errorf("publication %q does not publish all of insert, update, delete and truncate of each partition any more", p.publication)
+	}
 	report.Retained, report.State = slot.Retained, slot.Status
+	report.Restart, report.SafeWAL = slot.Restart, slot.SafeWAL
 	return report, nil
 }

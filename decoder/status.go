@@ -29,19 +29,22 @@ type status struct {
 	held   string // the large transaction that all sources wait for
 	// lasting is shown while there is no other error: progress does not cure it.
 	lasting error
+	rate    walRate
 }
 
 // slotReport is the head of a source and the state of its slot.
 type slotReport struct {
 	Head     millrace.LSN
+	Restart  millrace.LSN
 	Retained int64
+	SafeWAL  int64
 	State    string
 }
 
 func newStatus(id millrace.SourceID) *status {
 	return &status{
 		source: id, now: time.Now, wake: make(chan struct{}, 1),
-		report: millrace.SourceReport{Source: id, Retained: -1},
+		report: millrace.SourceReport{Source: id, Retained: -1, SafeWAL: -1, WALRate: -1},
 	}
 }
 
@@ -68,6 +71,15 @@ func (s *status) slot(r slotReport) {
 	defer s.mu.Unlock()
 	s.report.Head, s.report.HeadAt = r.Head, s.now()
 	s.report.Retained, s.report.SlotState = r.Retained, r.State
+	s.report.Restart, s.report.SafeWAL = r.Restart, r.SafeWAL
+	s.report.WALRate = s.rate.add(s.report.HeadAt, r.Head)
+}
+
+// found shows what stops nothing but should be looked after.
+func (s *status) found(findings []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.Findings = findings
 }
 
 // fail shows an error until progress is made.

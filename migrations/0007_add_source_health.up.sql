@@ -20,4 +20,14 @@ COMMENT ON COLUMN millrace.definition_versions.without IS 'Sources (sources.id) 
 ALTER TABLE millrace.head ADD COLUMN renewed bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN millrace.head.renewed IS 'How often all wire prefixes were replaced, because the sidecar had gone back in time.';
 
+ALTER TABLE millrace.source_reports
+  ADD COLUMN restart_at pg_lsn,
+  ADD COLUMN safe_wal bigint,
+  ADD COLUMN wal_rate bigint,
+  ADD COLUMN findings text[] NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN millrace.source_reports.restart_at IS 'restart_lsn of the slot: where the WAL begins that it holds back.';
+COMMENT ON COLUMN millrace.source_reports.safe_wal IS 'Bytes of WAL that may be written before the slot is in danger; null if there is no limit or it is unknown.';
+COMMENT ON COLUMN millrace.source_reports.wal_rate IS 'Bytes of WAL the source writes in an hour, at the rate of the last hour; null if unknown.';
+COMMENT ON COLUMN millrace.source_reports.findings IS 'What stops nothing but should be looked after, each with its code and cure.';
+
 COMMENT ON SCHEMA millrace IS 'Millrace sidecar: history of the sources and a window on it. At migration 7.';

@@ -11,6 +11,7 @@ SELECT s.name AS source, s.database, s.slot, s.publication,
 FROM millrace.sources s
 CROSS JOIN millrace.head h
 LEFT JOIN millrace.source_reports r ON r.source = s.id
+WHERE s.lost_at IS NULL
 ORDER BY s.id;
 COMMENT ON VIEW millrace.replication IS 'How far each source is followed, and what it waits for.';
 COMMENT ON COLUMN millrace.replication.source IS 'The source''s name in the configuration.';

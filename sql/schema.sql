@@ -482,6 +482,14 @@ TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_facto
     -- The last failure in words; empty once there was progress.
   at timestamp with time zone NOT NULL
     -- When this report was written.
+  restart_at pg_lsn
+    -- restart_lsn of the slot: where the WAL begins that it holds back.
+  safe_wal bigint
+    -- Bytes of WAL that may be written before the slot is in danger; null if there is no limit or it is unknown.
+  wal_rate bigint
+    -- Bytes of WAL the source writes in an hour, at the rate of the last hour; null if unknown.
+  findings text[] NOT NULL DEFAULT '{}'::text[]
+    -- What stops nothing but should be looked after, each with its code and cure.
   CONSTRAINT source_reports_pkey PRIMARY KEY (source)
   CONSTRAINT source_reports_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id) ON DELETE CASCADE
 
@@ -829,6 +837,47 @@ VIEW millrace.sessions
     -- When it connected.
   sending_op bigint
     -- Checkpoint it is being sent; null if it has all of the last one.
+
+VIEW millrace.slot_health
+  -- The replication slot of each source: what it holds back, how long that goes well, and what was lost before.
+  source text COLLATE "C"
+    -- The source's name in the configuration.
+  slot text
+    -- Its slot.
+  state text
+    -- wal_status: reserved and extended are well, unreserved may be lost at the next checkpoint of the source, lost is.
+  restart_at pg_lsn
+    -- Where the WAL begins that it holds back.
+  confirmed pg_lsn
+    -- Position confirmed to it.
+  head pg_lsn
+    -- Insert position of the source when last asked.
+  retained_bytes bigint
+    -- Bytes of WAL it holds back.
+  safe_bytes bigint
+    -- Bytes of WAL that may be written before it is in danger; null without max_slot_wal_keep_size.
+  budget_left_percent numeric
+    -- safe_bytes as a part of all the WAL that the slot may hold back.
+  wal_bytes_per_hour bigint
+    -- Bytes of WAL the source writes in an hour, at the rate of the last hour.
+  fills_in interval
+    -- When safe_bytes are written at that rate, if nothing is read meanwhile; null if that takes more than 48 hours, without a limit, or while the rate is unknown.
+  held_by text
+    -- What holds back more than 64 MiB: the decoder (head is far ahead of confirmed), or the oldest transaction that runs on the source (confirmed is far ahead of restart_at).
+  code text
+    -- MR1030: lost. MR1031: half of the budget is used, or the next checkpoint of the source may invalidate the slot.
+  cure text
+    -- What to do about it.
+  histories_lost bigint
+    -- How often the source's history was lost and built anew.
+  last_lost_reason text
+    -- Why it was, the last time.
+  last_lost_at timestamp with time zone
+    -- When.
+  findings text[]
+    -- What stops nothing but should be looked after, with code and cure: slots nobody reads, few slots left, tables that do not exist, and more.
+  reported_at timestamp with time zone
+    -- When the decoder last reported; old if it is down.
 
 VIEW millrace.status
   -- One row: where the sidecar stands.

@@ -75,24 +75,35 @@ func (w *Writer) closeSide(ctx context.Context) {
 // Report replaces what the status views show of a source. It may be called by
 // any goroutine, and neither waits for a flush nor holds one up.
 func (w *Writer) Report(ctx context.Context, r millrace.SourceReport) error {
-	var retained *int64
-	if r.Retained >= 0 {
-		retained = &r.Retained
+	findings := r.Findings
+	if findings == nil {
+		findings = []string{}
 	}
 	err := w.onSide(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `
-			INSERT INTO millrace.source_reports (source, received, applied, confirmed, head, head_at, retained, slot_state, waiting_for, error_code, error, at)
-			SELECT $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::pg_lsn, $7, $8, $9, $10, $11, $12, clock_timestamp()
+			INSERT INTO millrace.source_reports (source, received, applied, confirmed, head, head_at, retained, slot_state, waiting_for, error_code, error, at,
+				restart_at, safe_wal, wal_rate, findings)
+			SELECT $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::pg_lsn, $7, $8, $9, $10, $11, $12, clock_timestamp(), nullif($13, '0/0')::text::pg_lsn, $14, $15, $16
 			FROM millrace.head WHERE fence = $1
 			ON CONFLICT (source) DO UPDATE SET received = excluded.received, applied = excluded.applied, confirmed = excluded.confirmed,
 				head = excluded.head, head_at = excluded.head_at, retained = excluded.retained, slot_state = excluded.slot_state,
-				waiting_for = excluded.waiting_for, error_code = excluded.error_code, error = excluded.error, at = excluded.at`,
+				waiting_for = excluded.waiting_for, error_code = excluded.error_code, error = excluded.error, at = excluded.at,
+				restart_at = excluded.restart_at, safe_wal = excluded.safe_wal, wal_rate = excluded.wal_rate, findings = excluded.findings`,
 			w.fence, int16(r.Source), r.Received.String(), r.Applied.String(), r.Confirmed.String(), r.Head.String(),
-			timeOrNil(r.HeadAt), retained, r.SlotState, r.WaitingFor, r.ErrorCode, r.Error)
+			timeOrNil(r.HeadAt), known(r.Retained), r.SlotState, r.WaitingFor, r.ErrorCode, r.Error,
+			r.Restart.String(), known(r.SafeWAL), known(r.WALRate), findings)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("report on source %d: %w", r.Source, err)
 	}
 	return nil
+}
+
+// known is nil for a number that is negative, which means unknown.
+func known(n int64) *int64 {
+	if n < 0 {
+		return nil
+	}
+	return &n
 }

@@ -26,6 +26,24 @@ const standbyPoll = time.Second
 // ended first. Lead returns early only with an error: the context's, one of
 // the sidecar, or a leader that this role may not end.
 func (s *Store) Lead(ctx context.Context, name string) (*Writer, error) {
+	return s.lead(ctx, name, false)
+}
+
+// Restored is to be called after the sidecar was restored from a backup: what
+// clients hold may be ahead of it. It takes the leadership from whoever has it,
+// gives every bucket a new name towards clients, and moves the counter of op
+// ids beyond what they may have seen. Decoders begin again, relays send
+// clients everything anew. It gives the new op id.
+func (s *Store) Restored(ctx context.Context, name string) (millrace.OpID, error) {
+	w, err := s.lead(ctx, name, true)
+	if err != nil {
+		return 0, err
+	}
+	op := w.head.OpID
+	return op, w.Close(ctx)
+}
+
+func (s *Store) lead(ctx context.Context, name string, restored bool) (*Writer, error) {
 	watch, err := s.connect(ctx, "millrace standby")
 	if err != nil {
 		return nil, err
@@ -40,8 +58,8 @@ func (s *Store) Lead(ctx context.Context, name string) (*Writer, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !l.alive || silence.longer(l, s.opts.LeaderSilence) {
-			w, err := s.takeOver(ctx, watch, l, name)
+		if restored || !l.alive || silence.longer(l, s.opts.LeaderSilence) {
+			w, err := s.takeOver(ctx, watch, l, name, restored)
 			if w != nil || err != nil {
 				return w, err
 			}
@@ -98,8 +116,8 @@ func (s *silence) longer(l leader, limit time.Duration) bool {
 
 // takeOver ends the leader's session, waits until it is gone and takes the
 // fence. It gives nil if another decoder took it first.
-func (s *Store) takeOver(ctx context.Context, watch *pgx.Conn, l leader, name string) (_ *Writer, err error) {
-	if l.alive {
+func (s *Store) takeOver(ctx context.Context, watch *pgx.Conn, l leader, name string, restored bool) (_ *Writer, err error) {
+	if l.alive && !restored {
 		s.opts.Logger.Warn("taking over from a silent leader", "leader", l.writer, "fence", l.fence)
 	}
 	if err := endSession(ctx, watch, l); err != nil {
@@ -117,7 +135,7 @@ func (s *Store) takeOver(ctx context.Context, watch *pgx.Conn, l leader, name st
 			err = errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
 		}
 	}()
-	fence, err := w.takeFence(ctx, l.fence)
+	fence, err := w.takeFence(ctx, l.fence, restored)
 	if err != nil || fence == 0 {
 		return nil, err
 	}
@@ -161,10 +179,10 @@ func endSession(ctx context.Context, conn *pgx.Conn, l leader) error {
 }
 
 // takeFence raises the fence above seen. 0: somebody else did.
-func (w *Writer) takeFence(ctx context.Context, seen int64) (int64, error) {
+func (w *Writer) takeFence(ctx context.Context, seen int64, restored bool) (int64, error) {
 	system, timeline := w.identify(ctx)
 	for {
-		fence, err := w.tryFence(ctx, seen, system, timeline)
+		fence, err := w.tryFence(ctx, seen, restored, system, timeline)
 		var pgErr *pgconn.PgError
 		if err == nil || !errors.As(err, &pgErr) || pgErr.Code != "55P03" { // lock_not_available
 			return fence, err
@@ -175,7 +193,7 @@ func (w *Writer) takeFence(ctx context.Context, seen int64) (int64, error) {
 	}
 }
 
-func (w *Writer) tryFence(ctx context.Context, seen int64, system *string, timeline *int64) (fence int64, err error) {
+func (w *Writer) tryFence(ctx context.Context, seen int64, restored bool, system *string, timeline *int64) (fence int64, err error) {
 	err = pgx.BeginFunc(ctx, w.conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '1s'`); err != nil {
 			return err
@@ -189,7 +207,7 @@ func (w *Writer) tryFence(ctx context.Context, seen int64, system *string, timel
 		if err != nil {
 			return err
 		}
-		moved := differ(oldSystem, system)
+		moved := restored || differ(oldSystem, system)
 		jump := int64(0)
 		if moved || differ(oldTimeline, timeline) {
 			jump = opIDJump

@@ -76,3 +76,29 @@ func TestRestartHistory(t *testing.T) {
 		}
 	}
 }
+
+// SA: a sidecar that was restored by an operator's word: the leader loses its
+// term, all names are new, and op ids never go back.
+func TestRestoredByAnOperator(t *testing.T) {
+	x := newWorld(t, quick)
+	x.history(t)
+	old := x.w
+	op, err := x.store.Restored(t.Context(), "operator")
+	must(t, err)
+	if op < old.head.OpID+millrace.OpID(opIDJump) {
+		t.Errorf("op id %d after %d", op, old.head.OpID)
+	}
+	_, err = old.Commit(t.Context(), &millrace.Flush{})
+	wantLost(t, err)
+	x.w = lead(t, x.store)
+	got, err := x.w.State(t.Context())
+	must(t, err)
+	for i, d := range got.RuleSets[0].Definitions {
+		if d.ID != x.set.Definitions[i].ID || d.Kind == millrace.BucketDefinition && d.WirePrefix == x.set.Definitions[i].WirePrefix {
+			t.Errorf("definition %+v, was %+v", d, x.set.Definitions[i])
+		}
+	}
+	if x.w.head.OpID != op {
+		t.Errorf("the next term begins at %d, want %d", x.w.head.OpID, op)
+	}
+}

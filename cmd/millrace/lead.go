@@ -140,10 +140,17 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 
 		WriteCheckpointSources: cfg.WriteCheckpointSources,
 	}
-	for _, s := range cfg.Sources {
-		d.Sources = append(d.Sources, decoder.SourceConfig{Name: s.Name, Tags: s.Tags, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication})
-	}
+	d.Sources = decoderSources(cfg)
 	return d, nil
+}
+
+func decoderSources(cfg *config.Config) (list []decoder.SourceConfig) {
+	for _, s := range cfg.Sources {
+		list = append(list, decoder.SourceConfig{
+			Name: s.Name, Tags: s.Tags, URI: string(s.URI), Slot: s.Slot, Publication: s.Publication, Failover: s.Failover,
+		})
+	}
+	return list
 }
 
 // refuseUnsupported refuses keys whose feature this build does not have and
@@ -153,7 +160,6 @@ func refuseUnsupported(cfg *config.Config) error {
 		set       bool
 		key, what string
 	}{
-		{cfg.Decoder.SlotMaxLag != 0, "decoder.slot_max_lag", "drop slots that lag; PostgreSQL's own max_slot_wal_keep_size protects the source's disk"},
 		{cfg.Decoder.OnDrop != "remove", "decoder.on_drop", "keep rows of dropped tables"},
 		{cfg.Telemetry.OTLPEndpoint != "", "telemetry.otlp_endpoint", "send traces"},
 	} {

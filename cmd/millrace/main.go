@@ -120,6 +120,7 @@ func newRoot(env *environment) *cobra.Command {
 		newValidate(env),
 		newSimulate(env), newVerify(env), newExplain(env),
 		newToken(env),
+		newSidecar(env),
 		newStatus(env),
 		newCompact(env),
 		newVersion(env),

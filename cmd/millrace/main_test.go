@@ -88,7 +88,6 @@ func TestCommandLine(t *testing.T) {
 		{"port in use", []string{"serve", "-c", good, "--listen", taken.Addr().String()}, exitUnreachable, "in use"},
 		{"unreachable sidecar", []string{"migrate", "up", "-c", good}, exitUnreachable, "connection refused: is the server running"},
 		{"unreachable sidecar at start", []string{"serve", "-c", good, "--listen", "127.0.0.1:0", "--migrate"}, exitUnreachable, "connection refused: is the server running"},
-		{"key without its feature", []string{"serve", "-c", configFile(t, source, sidecar, "decoder: {slot_max_lag: 1GiB}\n")}, exitUsage, "decoder.slot_max_lag: this build cannot"},
 		{"status without servers", []string{"status", "--data", t.TempDir()}, exitUnreachable, "millrace dev does not run in"},
 		{"token without sub", []string{"token"}, exitUsage, "--sub is needed"},
 		{"token without servers", []string{"token", "--sub", "x", "--data", "none"}, exitUsage, "run `millrace dev` first"},

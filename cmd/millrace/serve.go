@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/config"
+	"github.com/millrace/millrace/decoder"
 	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/migrations"
 )
@@ -156,6 +157,15 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 		h.set("serving", "")
 	} else {
 		group.Go(func() error { return lead(ctx, cfg, h, log) })
+		if max := cfg.Decoder.SlotMaxLag; max > 0 {
+			fuse := &decoder.Fuse{Sources: decoderSources(cfg), MaxLag: int64(max), Logger: log}
+			group.Go(func() error {
+				if err := fuse.Run(ctx); ctx.Err() == nil {
+					return err
+				}
+				return nil
+			})
+		}
 	}
 	return group.Wait()
 }

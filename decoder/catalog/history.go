@@ -44,7 +44,7 @@ func CheckHistory(stored *millrace.Source, now Identity, slot *Slot, switched mi
 	case stored.Database != now.Database:
 		return lost("it is another database (%s, was %s)", now.Database, stored.Database)
 	case stored.PublicationOID != 0 && now.PublicationOID != 0 && stored.PublicationOID != now.PublicationOID:
-		return lost("publication %s was dropped and made again", stored.Publication)
+		return lost("publication %s was dropped and made again, or did not publish everything for a while", stored.Publication)
 	case slot == nil:
 		return lost("slot %q is gone", stored.Slot)
 	case slot.Lost:

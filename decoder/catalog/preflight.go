@@ -64,7 +64,12 @@ type serverState struct {
 	slots, maxSlots, senders, maxSenders, backendPID int
 	ourSlot, ourSender                               bool
 	slotNames                                        []string
+	orphans                                          []string // slots of ours that nobody configured reads
+	standbySlots                                     string   // synchronized_standby_slots
 }
+
+// FailoverVersion is the oldest server that synchronizes slots to standbys.
+const FailoverVersion = 170000
 
 func (s *Source) checkServer(ctx context.Context, id Identity) ([]Finding, error) {
 	var list []Finding
@@ -90,10 +95,13 @@ func (s *Source) checkServer(ctx context.Context, id Identity) ([]Finding, error
 		       pg_backend_pid(),
 		       EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1),
 		       EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1 AND active),
-		       (SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') FROM pg_replication_slots)
-		FROM pg_roles r WHERE r.rolname = current_user`, s.config.Slot).
+		       (SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') FROM pg_replication_slots),
+		       (SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') FROM pg_replication_slots
+		        WHERE slot_name LIKE 'millrace\_%' AND slot_type = 'logical' AND NOT active AND NOT temporary AND slot_name <> $1 AND slot_name <> ALL ($2::text[])),
+		       coalesce(current_setting('synchronized_standby_slots', true), '')
+		FROM pg_roles r WHERE r.rolname = current_user`, s.config.Slot, append([]string{}, s.config.OurSlots...)).
 		Scan(&st.role, &st.replication, &st.superuser, &st.slots, &st.maxSlots, &st.senders, &st.maxSenders, &st.backendPID,
-			&st.ourSlot, &st.ourSender, &st.slotNames)
+			&st.ourSlot, &st.ourSender, &st.slotNames, &st.orphans, &st.standbySlots)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +133,20 @@ func (s *Source) checkServer(ctx context.Context, id Identity) ([]Finding, error
 	}
 	if !st.replication && !st.superuser {
 		add("MR1005", Fatal, st.role, "the role may not replicate", fmt.Sprintf("ALTER ROLE %s REPLICATION;", session.Ident(st.role)))
+	}
+	for _, name := range st.orphans {
+		add("MR1032", Warn, "slot "+name, "nobody reads it, and it holds back WAL until the source's disk is full",
+			"if no other Millrace uses it: SELECT pg_drop_replication_slot("+session.Literal(name)+");")
+	}
+	if s.config.Failover {
+		switch {
+		case id.Version < FailoverVersion:
+			add("MR1033", Warn, "slot "+s.config.Slot, fmt.Sprintf("PostgreSQL %d does not synchronize slots to standbys: after a failover everything is copied again", id.Version/10000),
+				"take sources.failover out, or upgrade the source to 17")
+		case st.standbySlots == "":
+			add("MR1033", Warn, "synchronized_standby_slots", "it is empty: what is read may be ahead of the standby that is promoted, and then everything is copied again",
+				"ALTER SYSTEM SET synchronized_standby_slots = '<physical slot of the standby>'; SELECT pg_reload_conf(); and on the standby: sync_replication_slots = on, hot_standby_feedback = on, primary_slot_name, and dbname in primary_conninfo")
+		}
 	}
 	if id.InRecovery {
 		add("MR1006", Fatal, "server", "it is a standby", "use the endpoint of the primary")

@@ -31,6 +31,8 @@ type Slot struct {
 	// Lost: its WAL is gone, nothing can be read from it any more.
 	Lost   bool
 	Reason string // why, where the server tells
+	// Failover: it is synchronized to standbys.
+	Failover bool
 }
 
 // InspectSlot looks at a slot; nil if there is none of the name.
@@ -48,9 +50,9 @@ func (s *Source) InspectSlot(ctx context.Context, name string) (*Slot, error) {
 		       CASE WHEN NOT pg_is_in_recovery() THEN (pg_current_wal_insert_lsn() - restart_lsn)::int8 END,
 		       wal_status = 'lost' OR restart_lsn IS NULL OR coalesce((to_jsonb(r) ->> 'conflicting')::bool, false)
 		           OR to_jsonb(r) ->> 'invalidation_reason' IS NOT NULL,
-		       coalesce(to_jsonb(r) ->> 'invalidation_reason', '')
+		       coalesce(to_jsonb(r) ->> 'invalidation_reason', ''), coalesce((to_jsonb(r) ->> 'failover')::bool, false)
 		FROM pg_replication_slots r WHERE slot_name = $1`, name).
-		Scan(&sl.Name, &sl.Plugin, &sl.Database, &active, &restart, &confirmed, &sl.Status, &safe, &retained, &sl.Lost, &sl.Reason)
+		Scan(&sl.Name, &sl.Plugin, &sl.Database, &active, &restart, &confirmed, &sl.Status, &safe, &retained, &sl.Lost, &sl.Reason, &sl.Failover)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -62,7 +64,7 @@ func (s *Source) InspectSlot(ctx context.Context, name string) (*Slot, error) {
 		sl.ActivePID = uint32(*active)
 	}
 	if safe != nil {
-		sl.SafeWAL = *safe
+		sl.SafeWAL = max(0, *safe) // it is negative once the limit is passed
 	}
 	if retained != nil {
 		sl.Retained = *retained
@@ -130,8 +132,12 @@ func (s *Source) CreateSlot(ctx context.Context, name string, waits func(string)
 	watch, stop := context.WithCancel(ctx)
 	watched := make(chan string, 1)
 	go func() { watched <- s.watchCreation(watch, conn.PID(), waits) }()
+	options := "EXPORT_SNAPSHOT"
+	if s.config.Failover && majorOf(conn) >= FailoverVersion/10000 {
+		options = "(SNAPSHOT 'export', FAILOVER true)"
+	}
 	result, err := pglogrepl.ParseCreateReplicationSlot(conn.Exec(ctx,
-		fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput EXPORT_SNAPSHOT", session.SlotName(name))))
+		fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", session.SlotName(name), options)))
 	stop()
 	waiting := <-watched
 	if err == nil {
@@ -322,4 +328,26 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	}
+}
+
+// SetFailover says whether the slot, which nobody reads, is synchronized to
+// standbys. It needs PostgreSQL 17.
+func (s *Source) SetFailover(ctx context.Context, name string, on bool) error {
+	pc, err := session.Config(s.config.URI, session.Replication)
+	if err != nil {
+		return err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, pc)
+	if err != nil {
+		return session.Explain(pc, err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	_, err = conn.Exec(ctx, fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER %t)", session.SlotName(name), on)).ReadAll()
+	return s.explain("alter slot "+name, err)
+}
+
+// majorOf is the server's major version; 0 if it tells none.
+func majorOf(conn *pgconn.PgConn) (major int) {
+	_, _ = fmt.Sscanf(conn.ParameterStatus("server_version"), "%d", &major)
+	return major
 }

@@ -20,6 +20,11 @@ type Config struct {
 	// Slot and Publication are the names of ours; required for what concerns
 	// them.
 	Slot, Publication string
+	// Failover: the slot is to be synchronized to standbys (17 and newer).
+	Failover bool
+	// OurSlots are all slots that are configured anywhere on this server, beside
+	// Slot: others that look like ours are reported.
+	OurSlots []string
 	// MaxConnections of the pool; default 3. Readers come on top.
 	MaxConnections int
 }
