@@ -42,6 +42,17 @@ func Integer(i int64) Value { return Value{kind: KindInteger, num: uint64(i)} }
 // Real returns a floating point value.
 func Real(f float64) Value { return Value{kind: KindReal, num: math.Float64bits(f)} }
 
+// BigInteger returns a whole number beyond 64 bits, given its digits with an
+// optional minus. It is a real in all computations, but its JSON and its text
+// keep the digits.
+func BigInteger(digits string) Value {
+	f, err := strconv.ParseFloat(digits, 64)
+	if err != nil && !math.IsInf(f, 0) {
+		return Null
+	}
+	return Value{kind: KindReal, num: math.Float64bits(f), text: digits}
+}
+
 // Text returns a text value.
 func Text(s string) Value { return Value{kind: KindText, text: s} }
 
@@ -68,7 +79,8 @@ func (v Value) Int() int64 { return int64(v.num) }
 // Float is the number of a KindReal value.
 func (v Value) Float() float64 { return math.Float64frombits(v.num) }
 
-// Str is the text of a KindText value, or the bytes of a KindBlob value.
+// Str is the text of a KindText value, the bytes of a KindBlob value, or the
+// digits of a BigInteger; empty for other numbers.
 func (v Value) Str() string { return v.text }
 
 // AppendJSON appends the JSON form row data has: integers with full precision,
@@ -81,6 +93,9 @@ func (v Value) AppendJSON(b []byte) []byte {
 	case KindInteger:
 		return strconv.AppendInt(b, int64(v.num), 10)
 	case KindReal:
+		if v.text != "" {
+			return append(b, v.text...)
+		}
 		return AppendRealJSON(b, math.Float64frombits(v.num))
 	case KindText:
 		return AppendTextJSON(b, v.text)

@@ -123,7 +123,15 @@ func integerOperand(e *env, v millrace.Value) int64 {
 	if v.Kind() == millrace.KindReal {
 		return clampInt(math.Trunc(v.Float()))
 	}
-	return castInteger(e, v).Int()
+	return clampInteger(castInteger(e, v))
+}
+
+// clampInteger is a whole number as the nearest one of 64 bits.
+func clampInteger(v millrace.Value) int64 {
+	if v.Kind() == millrace.KindReal {
+		return clampInt(v.Float())
+	}
+	return v.Int()
 }
 
 func clampInt(f float64) int64 {
@@ -148,9 +156,7 @@ func numeric(e *env, v millrace.Value) millrace.Value {
 		return millrace.Integer(0)
 	}
 	if !isReal {
-		if i, err := strconv.ParseInt(prefix, 10, 64); err == nil {
-			return millrace.Integer(i)
-		}
+		return integerValue(prefix)
 	}
 	return millrace.Real(parseReal(prefix))
 }
@@ -238,7 +244,7 @@ func castInteger(e *env, v millrace.Value) millrace.Value {
 	case millrace.KindInteger:
 		return v
 	case millrace.KindReal:
-		return millrace.Integer(clampInt(math.Floor(v.Float())))
+		return wholeNumber(math.Floor(v.Float()))
 	}
 	s := trimSpaces(e.text(v))
 	sign := 0
@@ -249,8 +255,28 @@ func castInteger(e *env, v millrace.Value) millrace.Value {
 	if n == 0 {
 		return millrace.Integer(0)
 	}
-	i, _ := strconv.ParseInt(s[:sign+n], 10, 64) // out of range gives the nearest bound
-	return millrace.Integer(i)
+	return integerValue(s[:sign+n])
+}
+
+// integerValue is the integer of digits behind an optional sign.
+func integerValue(digits string) millrace.Value {
+	if i, err := strconv.ParseInt(digits, 10, 64); err == nil {
+		return millrace.Integer(i)
+	}
+	sign, rest := "", strings.TrimPrefix(digits, "+")
+	if strings.HasPrefix(rest, "-") {
+		sign, rest = "-", rest[1:]
+	}
+	return millrace.BigInteger(sign + strings.TrimLeft(rest, "0"))
+}
+
+// wholeNumber is a real without fraction as an integer; what is no number is 0
+// and an infinity the nearest integer of 64 bits.
+func wholeNumber(f float64) millrace.Value {
+	if math.IsInf(f, 0) || math.IsNaN(f) || f >= -1<<63 && f < 1<<63 {
+		return millrace.Integer(clampInt(f))
+	}
+	return millrace.BigInteger(strconv.FormatFloat(f, 'f', 0, 64))
 }
 
 func textReal(s string) float64 {

@@ -64,6 +64,9 @@ func (e *env) text(v millrace.Value) string {
 		e.buf = strconv.AppendInt(e.buf, v.Int(), 10)
 		return view(e.buf[start:])
 	case millrace.KindReal:
+		if v.Str() != "" {
+			return v.Str()
+		}
 		start := len(e.buf)
 		e.buf = millrace.AppendRealText(e.buf, v.Float())
 		return view(e.buf[start:])

@@ -63,7 +63,7 @@ var opNames = [...]string{
 	opGreater: "gt@1", opGreaterEqual: "ge@1", opIsNull: "isnull@1", opIsTrue: "istrue@1", opIsFalse: "isfalse@1",
 	opAdd: "add@1", opSubtract: "sub@1", opMultiply: "mul@1", opDivide: "div@1", opModulo: "mod@1",
 	opBitAnd: "bitand@1", opBitOr: "bitor@1", opShiftLeft: "shl@1", opShiftRight: "shr@1", opConcat: "concat@1",
-	opNegate: "neg@1", opCast: "cast@1", opArrow: "arrow@1", opArrowText: "arrowtext@1", opCase: "case@1", opCaseOf: "caseof@1",
+	opNegate: "neg@1", opCast: "cast@2", opArrow: "arrow@1", opArrowText: "arrowtext@2", opCase: "case@1", opCaseOf: "caseof@1",
 	opBetween: "between@1", opInList: "inlist@1", opInArray: "inarray@1", opOverlap: "overlap@1", opOverlapList: "overlaplist@1", opCall: "call@1",
 }
 

@@ -40,8 +40,8 @@ func init() {
 	register(&function{name: "typeof", version: 1, min: 1, max: 1, eval: typeOf})
 	register(&function{name: "ifnull", version: 1, min: 2, max: -1, eval: ifNull})
 	register(&function{name: "iif", version: 1, min: 3, max: 3, eval: iif})
-	register(&function{name: "json_extract", version: 1, min: 2, max: -1, eval: jsonExtract,
-		legacy: &function{name: "json_extract_legacy", version: 1, min: 2, max: -1, eval: jsonExtractLegacy}})
+	register(&function{name: "json_extract", version: 2, min: 2, max: -1, eval: jsonExtract,
+		legacy: &function{name: "json_extract_legacy", version: 2, min: 2, max: -1, eval: jsonExtractLegacy}})
 	register(&function{name: "json_array_length", version: 1, min: 1, max: 2, eval: jsonArrayLength})
 	register(&function{name: "json_keys", version: 1, min: 1, max: 1, eval: jsonKeys})
 	register(&function{name: "json_valid", version: 1, min: 1, max: 1, eval: jsonValid})
@@ -151,7 +151,7 @@ func substring(e *env, args []millrace.Value) millrace.Value {
 	return millrace.Text(sliceUnits(s, int(start), int(end)))
 }
 
-func truncatedCast(e *env, v millrace.Value) int64 { return cast(e, "integer", v).Int() }
+func truncatedCast(e *env, v millrace.Value) int64 { return clampInteger(cast(e, "integer", v)) }
 
 // sliceUnits cuts s between two positions counted in UTF-16 units. A
 // character cut in half becomes U+FFFD.
@@ -237,6 +237,9 @@ func uuidBlob(e *env, args []millrace.Value) millrace.Value {
 }
 
 func typeOf(_ *env, args []millrace.Value) millrace.Value {
+	if args[0].Kind() == millrace.KindReal && args[0].Str() != "" {
+		return millrace.Text(millrace.KindInteger.String()) // beyond 64 bits
+	}
 	return millrace.Text(args[0].Kind().String())
 }
 

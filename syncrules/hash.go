@@ -41,6 +41,9 @@ func (c *canon) value(v millrace.Value) {
 		c.word(strconv.FormatInt(v.Int(), 10))
 	case millrace.KindReal:
 		c.word(strconv.FormatFloat(v.Float(), 'g', -1, 64))
+		if v.Str() != "" {
+			c.word(v.Str())
+		}
 	default:
 		c.word(v.Str())
 	}

@@ -20,7 +20,10 @@ func (t *jsonTape) sqlValue(e *env, n int) millrace.Value {
 		if i, err := strconv.ParseInt(t.raw(n), 10, 64); err == nil {
 			return millrace.Integer(i)
 		}
-		return millrace.Real(parseReal(t.raw(n)))
+		if e.exact {
+			return millrace.Real(parseReal(t.raw(n)))
+		}
+		return millrace.BigInteger(t.raw(n))
 	case jsonReal:
 		return millrace.Real(parseReal(t.raw(n)))
 	case jsonString:

@@ -2,6 +2,7 @@ package syncrules
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/millrace/millrace"
 )
@@ -307,8 +308,8 @@ func (p *parser) prefix() astExpr {
 }
 
 func numberValue(text string) millrace.Value {
-	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return millrace.Integer(i)
+	if !strings.Contains(text, ".") {
+		return integerValue(text)
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil && f == 0 {
