@@ -12,7 +12,7 @@ import (
 // arithmetic is + - * / on two values that are not null. What is no number,
 // such as infinity minus infinity, is null.
 func arithmetic(e *env, op opcode, a, b millrace.Value) millrace.Value {
-	a, b = numeric(e, a), numeric(e, b)
+	a, b = e.number(a), e.number(b)
 	if a.Kind() == millrace.KindInteger && b.Kind() == millrace.KindInteger {
 		if v, ok := integerArithmetic(op, a.Int(), b.Int()); ok {
 			return v
@@ -74,7 +74,7 @@ func magnitude(x int64) uint64 {
 
 // integerOperator is % & | << >> on two values that are not null.
 func integerOperator(e *env, op opcode, a, b millrace.Value) millrace.Value {
-	na, nb := numeric(e, a), numeric(e, b)
+	na, nb := e.number(a), e.number(b)
 	x, y := integerOperand(e, a), integerOperand(e, b)
 	switch op {
 	case opModulo:
@@ -144,6 +144,14 @@ func clampInt(f float64) int64 {
 		return math.MinInt64
 	}
 	return int64(f)
+}
+
+// number is what arithmetic takes a value that is not null for.
+func (e *env) number(v millrace.Value) millrace.Value {
+	if e.exact {
+		return exactNumeric(e, v)
+	}
+	return numeric(e, v)
 }
 
 // numeric is the cast to numeric of a value that is not null.

@@ -36,6 +36,9 @@ type TablePlan struct {
 type boundQuery struct {
 	def      int
 	branches []boundBranch
+	// apart: alternatives are evaluated on their own, so that one that fails
+	// for a row leaves the others.
+	apart bool
 	// Of data queries.
 	prefix     []byte // bucket name up to the values
 	typeName   string
@@ -107,6 +110,7 @@ type binding struct {
 // expansions in variables.
 func (b *binding) compilerFor(table *tablePattern, vars map[*relation]int) *compiler {
 	return &compiler{
+		exact: b.plan.exact,
 		slot: func(e *expr) (int, bool, bool) {
 			if e.op == opElement {
 				i, ok := vars[e.rel]
@@ -194,7 +198,7 @@ func conjuncts(e *expr) []*expr {
 }
 
 func (b *binding) data(def int, d *definition, q *dataQuery) {
-	bound := &boundQuery{def: def, prefix: []byte(d.prefix + "["), typeName: q.typeName, single: d.singleTable(q)}
+	bound := &boundQuery{def: def, apart: !q.plainStar, prefix: []byte(d.prefix + "["), typeName: q.typeName, single: d.singleTable(q)}
 	if bound.typeName == "" {
 		bound.typeName = b.table.Name
 	}
@@ -269,6 +273,11 @@ func (b *binding) projection(q *dataQuery) *projection {
 			col := projectedColumn{name: it.name, col: -1, fallback: -1}
 			if it.e.op == opColumn {
 				i, _, ok := c.slot(it.e)
+				if !ok && c.exact {
+					col.fn = c.compile(it.e) // which fails
+					set(col)
+					continue
+				}
 				if !ok {
 					continue // a column the row does not have is left out
 				}

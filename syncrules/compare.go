@@ -14,8 +14,12 @@ func (e *env) holds(v millrace.Value) bool {
 		return v.Int() != 0
 	case millrace.KindReal:
 		return v.Float() != 0
-	case millrace.KindText:
-		return textTruth(v.Str())
+	case millrace.KindText, millrace.KindBlob:
+		if e.exact {
+			prefix, _ := numberPrefix(v.Str())
+			return parseReal(prefix) != 0
+		}
+		return v.Kind() == millrace.KindText && textTruth(v.Str())
 	}
 	return false
 }

@@ -11,6 +11,8 @@ type compiler struct {
 	// there is no such value; it is null then.
 	slot func(*expr) (index int, inRow, ok bool)
 	meta func(*expr) string // value of opMeta
+	// exact: expressions follow SQLite.
+	exact bool
 }
 
 func (c *compiler) compile(e *expr) evalFn {
@@ -33,15 +35,33 @@ func (c *compiler) compile(e *expr) evalFn {
 		return c.compileCall(e)
 	case opArrow, opArrowText:
 		x, path, mode, asText := c.compile(e.args[0]), e.name, e.path, e.op == opArrowText
+		if mode == pathExact {
+			return func(e *env) millrace.Value { return exactExtract(e, x(e), path, asText) }
+		}
 		return func(e *env) millrace.Value { return extract(e, x(e), path, mode, asText) }
 	case opBetween:
+		if c.exact {
+			return c.compileExactBetween(e)
+		}
 		return c.compileBetween(e)
 	}
 	switch len(e.args) {
 	case 1:
-		return compileUnary(e, c.compile(e.args[0]))
+		x := c.compile(e.args[0])
+		if c.exact {
+			if f := compileExactUnary(e, x); f != nil {
+				return f
+			}
+		}
+		return compileUnary(e, x)
 	case 2:
-		return compileBinary(e.op, c.compile(e.args[0]), c.compile(e.args[1]))
+		l, r := c.compile(e.args[0]), c.compile(e.args[1])
+		if c.exact {
+			if f := compileExactBinary(e, l, r); f != nil {
+				return f
+			}
+		}
+		return compileBinary(e.op, l, r)
 	}
 	return func(e *env) millrace.Value { return e.fail("expression cannot be evaluated") }
 }
@@ -49,6 +69,9 @@ func (c *compiler) compile(e *expr) evalFn {
 func (c *compiler) reference(e *expr) evalFn {
 	i, inRow, ok := c.slot(e)
 	switch {
+	case !ok && c.exact && e.op == opColumn:
+		name := e.name
+		return func(e *env) millrace.Value { return e.fail("no such column: %s", name) }
 	case !ok:
 		return func(*env) millrace.Value { return millrace.Null }
 	case inRow:
@@ -79,7 +102,13 @@ func compileUnary(x *expr, f evalFn) evalFn {
 		}
 	case opCast:
 		typ := x.name
-		return func(e *env) millrace.Value { return cast(e, typ, f(e)) }
+		return func(e *env) millrace.Value {
+			v := f(e)
+			if e.exact && !v.IsNull() {
+				return exactCast(e, typ, v)
+			}
+			return cast(e, typ, v)
+		}
 	}
 	return func(e *env) millrace.Value { return e.fail("expression cannot be evaluated") }
 }
@@ -115,6 +144,13 @@ func compileBinary(op opcode, l, r evalFn) evalFn {
 			e.buf = append(append(e.buf, s...), t...)
 			return e.made(start)
 		}
+	case opSame:
+		return func(e *env) millrace.Value {
+			a, b := l(e), r(e)
+			return millrace.Bool(a.IsNull() && b.IsNull() || !a.IsNull() && !b.IsNull() && equal(a, b))
+		}
+	case opLike:
+		return func(e *env) millrace.Value { return like(e, l(e), r(e)) }
 	case opInArray:
 		return func(e *env) millrace.Value { return inArray(e, l(e), r(e)) }
 	case opOverlap:
@@ -176,8 +212,13 @@ func (c *compiler) compileCase(x *expr) evalFn {
 		base, args = c.compile(args[0]), args[1:]
 	}
 	parts := make([]evalFn, len(args))
+	matches := make([]func(*env, millrace.Value, millrace.Value) bool, len(args))
 	for i, a := range args {
 		parts[i] = c.compile(a)
+		matches[i] = func(_ *env, v, w millrace.Value) bool { return !v.IsNull() && !w.IsNull() && equal(v, w) }
+		if c.exact && base != nil {
+			matches[i] = exactCaseMatch(x.args[0], a)
+		}
 	}
 	other := parts[len(parts)-1]
 	return func(e *env) millrace.Value {
@@ -187,7 +228,7 @@ func (c *compiler) compileCase(x *expr) evalFn {
 		}
 		for i := 0; i+1 < len(parts); i += 2 {
 			w := parts[i](e)
-			if base == nil && e.holds(w) || base != nil && !v.IsNull() && !w.IsNull() && equal(v, w) {
+			if base == nil && e.holds(w) || base != nil && matches[i](e, v, w) {
 				return parts[i+1](e)
 			}
 		}
@@ -202,8 +243,16 @@ func (c *compiler) compileList(x *expr) evalFn {
 	for i, a := range x.args[1:] {
 		members[i] = c.compile(a)
 	}
+	same := func(_ *env, v, w millrace.Value) bool { return equal(v, w) }
+	if c.exact {
+		aff := affinityOf(x.args[0])
+		same = func(e *env, v, w millrace.Value) bool { return exactCompare(e, opEqual, aff, v, w).Int() != 0 }
+	}
 	inList := func(e *env, v millrace.Value) millrace.Value {
 		if v.IsNull() {
+			if e.exact && len(members) == 0 {
+				return millrace.Integer(0)
+			}
 			return v
 		}
 		result := millrace.Integer(0)
@@ -211,7 +260,7 @@ func (c *compiler) compileList(x *expr) evalFn {
 			w := m(e)
 			if w.IsNull() {
 				result = millrace.Null
-			} else if equal(v, w) {
+			} else if same(e, v, w) {
 				return millrace.Integer(1)
 			}
 		}
@@ -239,6 +288,9 @@ func (c *compiler) compileCall(x *expr) evalFn {
 	for i, a := range x.args {
 		args[i] = c.compile(a)
 	}
+	if f := c.lazyCall(x.fn.name, args); f != nil {
+		return f
+	}
 	f := x.fn.eval
 	return func(e *env) millrace.Value {
 		base := len(e.stack)
@@ -250,4 +302,31 @@ func (c *compiler) compileCall(x *expr) evalFn {
 		e.stack = e.stack[:base]
 		return v
 	}
+}
+
+// lazyCall compiles functions that do not evaluate all arguments; nil for
+// others.
+func (c *compiler) lazyCall(name string, args []evalFn) evalFn {
+	switch {
+	case name == "coalesce", name == "ifnull" && c.exact:
+		return func(e *env) millrace.Value {
+			for _, a := range args {
+				if v := a(e); !v.IsNull() {
+					return v
+				}
+			}
+			return millrace.Null
+		}
+	case name == "iif" && c.exact:
+		return func(e *env) millrace.Value {
+			switch {
+			case e.holds(args[0](e)):
+				return args[1](e)
+			case len(args) > 2:
+				return args[2](e)
+			}
+			return millrace.Null
+		}
+	}
+	return nil
 }

@@ -93,7 +93,7 @@ func (b *builder) lookup(key func() string, name string, q *lookupQuery) int {
 func (b *builder) finish() {
 	r := b.rules
 	for _, res := range r.resolvers {
-		res.program = compileResolver(res)
+		res.program = compileResolver(res, r.exact)
 	}
 	for _, d := range r.defs {
 		if d.hash == "" {

@@ -110,7 +110,7 @@ func TestHints(t *testing.T) {
 		"SELECT id FROM t WHERE tt.a = 1":                         `did you mean "t"?`,
 		"SELECT id, lenght(a) AS n FROM t":                        `did you mean "length"?`,
 		"SELECT id, now() AS n FROM t":                            "cannot depend on the time",
-		"SELECT id, coalesce(a, 1) AS n FROM t":                   "use ifnull()",
+		"SELECT id, concat(a, 1) AS n FROM t":                     "use the operator ||",
 		"SELECT id FROM t WHERE a = auth.userid()":                `did you mean "auth.user_id"?`,
 		"SELECT id, name FROM t JOIN u ON u.id = t.id":            "write it as table.id",
 		"SELECT t.id FROM t JOIN c ON c.o = t.o":                  "it has org",

@@ -68,7 +68,11 @@ func (e *env) text(v millrace.Value) string {
 			return v.Str()
 		}
 		start := len(e.buf)
-		e.buf = millrace.AppendRealText(e.buf, v.Float())
+		if e.exact {
+			e.buf = appendExactReal(e.buf, v.Float())
+		} else {
+			e.buf = millrace.AppendRealText(e.buf, v.Float())
+		}
 		return view(e.buf[start:])
 	}
 	return ""

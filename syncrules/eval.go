@@ -98,10 +98,16 @@ func (ev *Evaluator) Eval(row []millrace.Value, out *Output) {
 		ev.env.err = ""
 		for i := range q.branches {
 			br := &q.branches[i]
-			if br.before != nil && !ev.env.holds(br.before(&ev.env)) {
-				continue
+			branchRows, branchLookups, ids := len(out.Rows), len(out.Lookups), len(ev.ids)
+			if br.before == nil || ev.env.holds(br.before(&ev.env)) {
+				ev.expand(q, br, 0, out)
 			}
-			ev.expand(q, br, 0, out)
+			if ev.env.err != "" && q.apart {
+				out.Rows, out.Lookups = out.Rows[:branchRows], out.Lookups[:branchLookups]
+				out.Errors = append(out.Errors, OutputError{q.def, ev.env.err})
+				ev.forget(ids)
+				ev.env.err = ""
+			}
 		}
 		ev.ids = ev.ids[:0]
 		if len(ev.seen) > 0 {
@@ -139,7 +145,7 @@ func (ev *Evaluator) expand(q *boundQuery, br *boundBranch, level int, out *Outp
 		return
 	}
 	tape := &ev.tapes[level]
-	if ok, msg := openEach(tape, arg, x.mode); msg != "" {
+	if ok, msg := openEach(e, tape, arg, x.mode); msg != "" {
 		e.fail("%s", msg)
 		return
 	} else if !ok {
@@ -242,6 +248,14 @@ func (ev *Evaluator) repeated(id string) bool {
 	return false
 }
 
+// forget takes back what was emitted after the first n.
+func (ev *Evaluator) forget(n int) {
+	for _, id := range ev.ids[n:] {
+		delete(ev.seen, id)
+	}
+	ev.ids = ev.ids[:n]
+}
+
 // appendKeys appends the values of a key and the closing bracket. ok is false
 // if a value cannot match anything.
 func (ev *Evaluator) appendKeys(b []byte, br *boundBranch) ([]byte, bool) {
@@ -322,7 +336,11 @@ func (ev *Evaluator) project(pr *projection, p *projected, out *Output) {
 	out.arena = b
 	p.data = view(b[start:])
 	idStart := len(b)
-	out.arena = append(out.arena, e.text(id)...)
+	if id.Kind() == millrace.KindReal && id.Str() == "" {
+		out.arena = millrace.AppendRealText(out.arena, id.Float()) // whatever the engine
+	} else {
+		out.arena = append(out.arena, e.text(id)...)
+	}
 	p.id = view(out.arena[idStart:])
 	switch {
 	case e.err != "":
@@ -338,6 +356,8 @@ func (ev *Evaluator) project(pr *projection, p *projected, out *Output) {
 type each struct {
 	tape       *jsonTape
 	at, end    int
+	node       int // of the value
+	keyNode    int // of the key, in an object
 	array      bool
 	object     bool
 	index      int64
@@ -345,9 +365,12 @@ type each struct {
 }
 
 // openEach reads the argument of json_each. ok is false if it has no rows.
-func openEach(t *jsonTape, arg millrace.Value, mode eachMode) (ok bool, msg string) {
+func openEach(e *env, t *jsonTape, arg millrace.Value, mode eachMode) (ok bool, msg string) {
 	if arg.IsNull() {
 		return false, ""
+	}
+	if e.exact && isNumber(arg) {
+		arg = millrace.Text(e.text(arg)) // SQLite reads a number as JSON
 	}
 	if arg.Kind() != millrace.KindText {
 		msg = "json_each needs the text of JSON, not " + arg.Kind().String()
@@ -371,24 +394,35 @@ func eachElement(t *jsonTape) each {
 	return it
 }
 
-// next moves to the next row; false at the end. Texts it makes stand in the
-// env's buffer.
-func (it *each) next(e *env) bool {
+// step moves to the next row; false at the end.
+func (it *each) step() bool {
 	if it.at >= it.end {
 		return false
 	}
-	n := it.at
+	it.node = it.at
+	if it.object {
+		it.node = int(it.tape.nodes[it.at].next)
+	}
+	it.keyNode = it.at
+	it.at = int(it.tape.nodes[it.node].next)
+	return true
+}
+
+// next is step that also makes the key and the value. Texts it makes stand in
+// the env's buffer.
+func (it *each) next(e *env) bool {
+	if !it.step() {
+		return false
+	}
 	switch {
 	case it.array:
 		it.key = millrace.Integer(it.index)
 		it.index++
 	case it.object:
-		it.key = it.tape.sqlValue(e, n)
-		n = int(it.tape.nodes[n].next)
+		it.key = it.tape.sqlValue(e, it.keyNode)
 	default:
 		it.key = millrace.Null
 	}
-	it.value = it.tape.sqlValue(e, n)
-	it.at = int(it.tape.nodes[n].next)
+	it.value = it.tape.sqlValue(e, it.node)
 	return true
 }

@@ -137,7 +137,7 @@ func (s *Resolution) explainRun(r *run) RequestExplanation {
 	again.start(r.resolver, r.req, r.reason, nil)
 	one := again.runs[0]
 	e := &again.env
-	c, _ := resolverCompiler(r.resolver)
+	c, _ := resolverCompiler(r.resolver, s.rules.exact)
 	if r.filter != nil {
 		for _, part := range conjuncts(r.filter) {
 			e.err = ""

@@ -140,7 +140,7 @@ func (b *binding) eachOf(c *compiler, e *env, r *relation, base int, inner func(
 			return
 		}
 		var tape jsonTape
-		ok, msg := openEach(&tape, arg, r.mode)
+		ok, msg := openEach(e, &tape, arg, r.mode)
 		if msg != "" {
 			e.fail("%s", msg)
 		}

@@ -25,6 +25,8 @@ const (
 	opLessEqual
 	opGreater
 	opGreaterEqual
+	opSame // x IS NOT DISTINCT FROM y
+	opLike // x LIKE pattern
 	opIsNull
 	opIsTrue
 	opIsFalse
@@ -60,7 +62,7 @@ var opNames = [...]string{
 	opBad: "bad@0", opLiteral: "literal@1", opColumn: "column@1", opElement: "element@1", opOutput: "output@1", opMeta: "meta@1",
 	opRequest: "request@1", opLegacyClaims: "claims@1", opBucket: "bucket@1",
 	opNot: "not@1", opAnd: "and@1", opOr: "or@1", opEqual: "eq@1", opNotEqual: "ne@1", opLess: "lt@1", opLessEqual: "le@1",
-	opGreater: "gt@1", opGreaterEqual: "ge@1", opIsNull: "isnull@1", opIsTrue: "istrue@1", opIsFalse: "isfalse@1",
+	opGreater: "gt@1", opGreaterEqual: "ge@1", opSame: "same@1", opLike: "like@1", opIsNull: "isnull@1", opIsTrue: "istrue@1", opIsFalse: "isfalse@1",
 	opAdd: "add@1", opSubtract: "sub@1", opMultiply: "mul@1", opDivide: "div@1", opModulo: "mod@1",
 	opBitAnd: "bitand@1", opBitOr: "bitor@1", opShiftLeft: "shl@1", opShiftRight: "shr@1", opConcat: "concat@1",
 	opNegate: "neg@1", opCast: "cast@2", opArrow: "arrow@1", opArrowText: "arrowtext@2", opCase: "case@1", opCaseOf: "caseof@1",

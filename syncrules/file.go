@@ -141,6 +141,7 @@ func (d *document) config(f *rulesFile, c entry) {
 		}
 	}
 	var precision *entry
+	var engine *yaml.Node
 	for _, e := range list {
 		switch e.key.Value {
 		case "edition":
@@ -149,7 +150,8 @@ func (d *document) config(f *rulesFile, c entry) {
 			given[e.key.Value] = ok && v
 		case "unstable_sqlite_expression_engine":
 			if v, ok := d.boolean(e); ok && v {
-				d.fatal(e.value, "leave the key out", "the SQLite expression engine is not available")
+				f.exact = true
+				engine = e.value
 			}
 		case "timestamp_max_precision":
 			precision = &e
@@ -169,6 +171,9 @@ func (d *document) config(f *rulesFile, c entry) {
 	}
 	f.options = ValueOptions{TimestampsISO8601: on("timestamps_iso8601"), CustomPostgresTypes: on("custom_postgres_types"), TimestampPrecision: 6}
 	f.legacyJSON = !on("fixed_json_extract")
+	if f.exact && (f.edition < 3 || f.legacyJSON) {
+		d.fatal(engine, "set edition: 3 and leave fixed_json_extract out", "unstable_sqlite_expression_engine needs edition 3 and fixed_json_extract")
+	}
 	if precision != nil {
 		d.precision(f, *precision)
 	}

@@ -39,7 +39,7 @@ func init() {
 	register(&function{name: "uuid_blob", version: 1, min: 1, max: 1, eval: uuidBlob})
 	register(&function{name: "typeof", version: 1, min: 1, max: 1, eval: typeOf})
 	register(&function{name: "ifnull", version: 1, min: 2, max: -1, eval: ifNull})
-	register(&function{name: "iif", version: 1, min: 3, max: 3, eval: iif})
+	register(&function{name: "iif", version: 1, min: 2, max: 3, eval: iif})
 	register(&function{name: "json_extract", version: 2, min: 2, max: -1, eval: jsonExtract,
 		legacy: &function{name: "json_extract_legacy", version: 2, min: 2, max: -1, eval: jsonExtractLegacy}})
 	register(&function{name: "json_array_length", version: 1, min: 1, max: 2, eval: jsonArrayLength})
@@ -251,8 +251,11 @@ func ifNull(_ *env, args []millrace.Value) millrace.Value {
 }
 
 func iif(e *env, args []millrace.Value) millrace.Value {
-	if e.holds(args[0]) {
+	switch {
+	case e.holds(args[0]):
 		return args[1]
+	case len(args) < 3:
+		return millrace.Null
 	}
 	return args[2]
 }

@@ -185,6 +185,9 @@ func (b *builder) digest(kind string, parts ...string) string {
 	if o.TimestampsISO8601 {
 		c.word(strconv.Itoa(o.TimestampPrecision))
 	}
+	if b.rules.exact {
+		c.word("sqlite")
+	}
 	c.word(kind)
 	for _, p := range parts {
 		c.word(p)

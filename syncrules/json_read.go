@@ -90,6 +90,7 @@ const (
 	pathKey    pathMode = iota // the name of one member
 	pathDotted                 // names separated by dots
 	pathDollar                 // the same behind a first part that is dropped
+	pathExact                  // a path of SQLite
 	// pathLegacyNull: JSON null is null through -> and the text 'null'
 	// through ->>.
 	pathLegacyNull pathMode = 1 << 4

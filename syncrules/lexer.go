@@ -13,7 +13,7 @@ const (
 	tokEOF    tokenKind = iota
 	tokIdent            // unquoted name or keyword; text is folded to lower case
 	tokQuoted           // "name"; text is the name
-	tokNumber           // digits[.digits]
+	tokNumber           // digits[.digits][e[sign]digits]
 	tokString           // 'text' or E'text'; text is the value
 	tokOp               // operator or punctuation
 	tokBad              // text is what is wrong with it
@@ -27,7 +27,7 @@ type token struct {
 
 // operators, longest first.
 var operators = []string{
-	"->>", "!~~", "!~*", "->", "||", "&&", "::", "<=", ">=", "<>", "!=", "<<", ">>", "!~", "~*", "~~", "@>", "<@",
+	"->>", "!~~", "!~*", "->", "||", "&&", "::", "<=", ">=", "<>", "!=", "==", "<<", ">>", "!~", "~*", "~~", "@>", "<@",
 	"=", "<", ">", "+", "-", "*", "/", "%", "&", "|", "(", ")", ",", ".", ";", "[", "]", "~", "?", "^", "#", "@", ":", "!",
 }
 
@@ -221,6 +221,9 @@ func (l *lexer) number(start int) token {
 		l.pos++
 		digits()
 	}
+	if n := exponentLength(l.text[l.pos:]); n > 0 {
+		l.pos += n
+	}
 	if r, _ := utf8.DecodeRuneInString(l.text[l.pos:]); isNameStart(r) {
 		for l.pos < len(l.text) {
 			r, n := utf8.DecodeRuneInString(l.text[l.pos:])
@@ -229,9 +232,26 @@ func (l *lexer) number(start int) token {
 			}
 			l.pos += n
 		}
-		return token{tokBad, "numbers are written as digits with an optional decimal point", start, l.pos}
+		return token{tokBad, "a number ends in letters; put a space between them", start, l.pos}
 	}
 	return token{tokNumber, l.text[start:l.pos], start, l.pos}
+}
+
+// exponentLength is how long the exponent is that s starts with, such as e-3;
+// 0 if there is none.
+func exponentLength(s string) int {
+	if s == "" || s[0] != 'e' && s[0] != 'E' {
+		return 0
+	}
+	sign := 1
+	if len(s) > 1 && (s[1] == '+' || s[1] == '-') {
+		sign = 2
+	}
+	n := countDigits(s[sign:])
+	if n == 0 {
+		return 0
+	}
+	return sign + n
 }
 
 // dollar reads $1 and $$text$$, which the language does not have.

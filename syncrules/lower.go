@@ -11,6 +11,7 @@ import (
 type lowerer struct {
 	streams    bool
 	legacyJSON bool // fixed_json_extract is off
+	exact      bool // unstable_sqlite_expression_engine
 	// column resolves a name, call a function with a schema, or returns nil
 	// if it does not know the function.
 	column func(*nameExpr) *expr
@@ -25,7 +26,7 @@ var binaryOps = map[string]opcode{
 	"=": opEqual, "<": opLess, "<=": opLessEqual, ">": opGreater, ">=": opGreaterEqual,
 	"+": opAdd, "-": opSubtract, "*": opMultiply, "/": opDivide, "%": opModulo,
 	"&": opBitAnd, "|": opBitOr, "<<": opShiftLeft, ">>": opShiftRight, "||": opConcat,
-	"and": opAnd, "or": opOr,
+	"and": opAnd, "or": opOr, "like": opLike, "same": opSame,
 }
 
 func (l *lowerer) expr(a astExpr) *expr {
@@ -33,6 +34,9 @@ func (l *lowerer) expr(a astExpr) *expr {
 	case *litExpr:
 		if a.bad {
 			return badExpr
+		}
+		if l.exact && a.val.Kind() == millrace.KindReal {
+			return literal(a.span, millrace.Real(a.val.Float())) // without the digits of a large integer
 		}
 		return literal(a.span, a.val)
 	case *nameExpr:
@@ -111,6 +115,10 @@ func (l *lowerer) arrow(a *binExpr) *expr {
 		e.name = key.val.Str()
 	}
 	e.path = pathKey
+	if l.exact {
+		e.name, e.path = exactPath(e.name, key.val.Kind() == millrace.KindInteger), pathExact
+		return e
+	}
 	if strings.HasPrefix(e.name, "$") {
 		e.path = pathDollar
 	} else if l.legacyJSON {
@@ -186,6 +194,9 @@ func (l *lowerer) callExpr(a *callExpr) *expr {
 		l.unknownFunction(a)
 		return badExpr
 	}
+	if exact := exactFunctions[fn.name]; l.exact && exact != nil {
+		fn = exact
+	}
 	e := &expr{op: opCall, span: a.span, fn: fn}
 	for _, arg := range a.args {
 		e.args = append(e.args, l.expr(arg))
@@ -214,7 +225,7 @@ var refusedFunctions = map[string]string{
 	"now": "rules cannot depend on the time", "random": "rules must be deterministic", "date": "use datetime()", "strftime": "use datetime()",
 	"count": "rows are synced one by one: no aggregates", "sum": "rows are synced one by one: no aggregates",
 	"min": "rows are synced one by one: no aggregates", "max": "rows are synced one by one: no aggregates",
-	"avg": "rows are synced one by one: no aggregates", "substr": "use substring()", "coalesce": "use ifnull()",
+	"avg": "rows are synced one by one: no aggregates", "concat": "use the operator ||", "printf": "use the operator ||",
 }
 
 func (l *lowerer) unknownFunction(a *callExpr) {

@@ -1,7 +1,6 @@
 package syncrules
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/millrace/millrace"
@@ -25,7 +24,7 @@ const (
 )
 
 var binaryPower = map[string]int{
-	"=": bindEqual, "!=": bindEqual, "<>": bindEqual,
+	"=": bindEqual, "==": bindEqual, "!=": bindEqual, "<>": bindEqual,
 	"<": bindLess, "<=": bindLess, ">": bindLess, ">=": bindLess,
 	"&": bindBits, "|": bindBits, "<<": bindBits, ">>": bindBits,
 	"+": bindAdd, "-": bindAdd, "||": bindAdd,
@@ -65,8 +64,11 @@ func (p *parser) infix(left astExpr, power int) astExpr {
 			p.advance()
 			right := p.exprAbove(bind)
 			op := t.text
-			if op == "<>" {
+			switch op {
+			case "<>":
 				op = "!="
+			case "==":
+				op = "="
 			}
 			return &binExpr{p.since(start), op, left, right}
 		}
@@ -148,6 +150,18 @@ func (p *parser) wordOperator(left astExpr, start int, not bool) astExpr {
 		p.expectWord("and")
 		hi := p.exprAbove(bindIn)
 		return &betweenExpr{p.since(start), left, lo, hi, not}
+	case "like":
+		pattern := p.exprAbove(bindIn)
+		if p.isWord("escape") {
+			escape := p.advance()
+			p.exprAbove(bindIn)
+			return p.refuse(p.span(escape), "test with instr() or substring()", "ESCAPE is not supported")
+		}
+		var e astExpr = &binExpr{p.since(start), "like", left, pattern}
+		if not {
+			e = &unaryExpr{p.since(start), "not", e}
+		}
+		return e
 	case "similar":
 		p.expectWord("to")
 	}
@@ -155,7 +169,11 @@ func (p *parser) wordOperator(left astExpr, start int, not bool) astExpr {
 	if p.acceptWord("escape") {
 		p.exprAbove(bindIn)
 	}
-	return p.refuse(p.since(start), "compare with = or test with instr()", "%s is not supported", p.span(t).text())
+	hint := "use LIKE or instr()"
+	if t.text == "ilike" {
+		hint = "use LIKE, which takes ASCII letters of either case"
+	}
+	return p.refuse(p.since(start), hint, "%s is not supported", strings.ToUpper(p.span(t).text()))
 }
 
 // refusedSuffix reports "x AT TIME ZONE …", "x COLLATE …", "f() OVER (…)".
@@ -202,8 +220,15 @@ func (p *parser) is(left astExpr, start int) astExpr {
 	case t.isWord("distinct"):
 		p.advance()
 		p.expectWord("from")
-		p.exprAbove(bindIs)
-		return p.refuse(p.span(t), "", "IS DISTINCT FROM is not supported")
+		right := p.exprAbove(bindIs)
+		if word := strings.ToLower(right.at().text()); word == "true" || word == "false" {
+			return &isExpr{p.since(start), left, !not, word} // as in SQLite
+		}
+		var e astExpr = &binExpr{p.since(start), "same", left, right}
+		if !not {
+			e = &unaryExpr{p.since(start), "not", e}
+		}
+		return e
 	}
 	p.unexpected("NULL, TRUE or FALSE")
 	return nil
@@ -308,14 +333,10 @@ func (p *parser) prefix() astExpr {
 }
 
 func numberValue(text string) millrace.Value {
-	if !strings.Contains(text, ".") {
+	if !strings.ContainsAny(text, ".eE") {
 		return integerValue(text)
 	}
-	f, err := strconv.ParseFloat(text, 64)
-	if err != nil && f == 0 {
-		return millrace.Null
-	}
-	return millrace.Real(f)
+	return millrace.Real(parseReal(text))
 }
 
 func (p *parser) paren() astExpr {

@@ -89,7 +89,7 @@ type layout struct {
 }
 
 // resolverCompiler compiles expressions over the request and the stages.
-func resolverCompiler(r *resolver) (*compiler, *layout) {
+func resolverCompiler(r *resolver, exact bool) (*compiler, *layout) {
 	lay := &layout{base: map[*relation]int{}}
 	for _, st := range r.stages {
 		lay.base[st.rel] = lay.vars
@@ -100,6 +100,7 @@ func resolverCompiler(r *resolver) (*compiler, *layout) {
 		}
 	}
 	return &compiler{
+		exact: exact,
 		slot: func(e *expr) (int, bool, bool) {
 			i, ok := lay.base[e.rel]
 			switch {
@@ -122,8 +123,8 @@ func resolverCompiler(r *resolver) (*compiler, *layout) {
 }
 
 // compileResolver turns a resolver into its program.
-func compileResolver(r *resolver) *program {
-	c, lay := resolverCompiler(r)
+func compileResolver(r *resolver, exact bool) *program {
+	c, lay := resolverCompiler(r, exact)
 	p := &program{vars: lay.vars}
 	all := func(parts []keyPart) (list [][]evalFn) {
 		for _, part := range parts {

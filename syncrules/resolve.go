@@ -273,7 +273,7 @@ func (s *Resolution) each(st *stageProgram, binding []millrace.Value, emit func(
 	if s.env.err != "" {
 		return
 	}
-	ok, msg := openEach(&s.tape, arg, st.mode)
+	ok, msg := openEach(&s.env, &s.tape, arg, st.mode)
 	if msg != "" {
 		s.env.fail("%s", msg)
 	}

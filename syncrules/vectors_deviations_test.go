@@ -57,7 +57,7 @@ func (c *vectorCheck) deviates(row vectorRow, got, want []string) bool {
 	if strings.Contains(c.v.Rules, "st_asgeojson") && rewrite(devNotANumber, func(w string) string { return notANumber.ReplaceAllString(w, "${1}null") }) {
 		return true
 	}
-	if row.Expect.SQLite != nil && wideInteger.Match(row.Row) && rewrite(devExactInteger, exactInteger(row)) {
+	if row.Expect.SQLite != nil && wideInteger.Match(row.Row) && rewrite(devExactInteger, exactDigits(row)) {
 		return true
 	}
 	if c.stringMember(row, got, want) {
@@ -67,9 +67,9 @@ func (c *vectorCheck) deviates(row vectorRow, got, want []string) bool {
 	return false
 }
 
-// exactInteger replaces, in bucket names, what the row's wide integers were
+// exactDigits replaces, in bucket names, what the row's wide integers were
 // rounded to by their digits.
-func exactInteger(row vectorRow) func(string) string {
+func exactDigits(row vectorRow) func(string) string {
 	return func(w string) string {
 		for _, digits := range wideInteger.FindAllString(string(row.Row), -1) {
 			if f, err := strconv.ParseFloat(digits, 64); err == nil {
