@@ -75,13 +75,14 @@ func (ds Diagnostics) Render(w io.Writer, src []byte) error {
 		}
 		line := sourceLine(src, d.Start)
 		if line != "" {
-			pad := caretPad(line, d.Column)
 			width := 1
 			if d.EndLine == d.Line && d.EndColumn > d.Column {
 				width = d.EndColumn - d.Column
 			} else if d.EndLine > d.Line {
 				width = max(1, utf8.RuneCountInString(line)-d.Column+1)
 			}
+			line, column, width := excerpt(line, d.Column, width)
+			pad := caretPad(line, column)
 			if _, err := fmt.Fprintf(w, "    %s\n    %s%s\n", line, pad, strings.Repeat("^", width)); err != nil {
 				return err
 			}
@@ -93,6 +94,27 @@ func (ds Diagnostics) Render(w io.Writer, src []byte) error {
 		}
 	}
 	return nil
+}
+
+// excerpt cuts a long line to what is around the place.
+func excerpt(line string, column, width int) (string, int, int) {
+	const longest, before = 160, 50
+	runes := []rune(line)
+	if len(runes) <= longest {
+		return line, column, width
+	}
+	from := max(0, min(column-1-before, len(runes)-longest))
+	to := min(from+longest, len(runes))
+	cut := string(runes[from:to])
+	column -= from
+	if from > 0 {
+		cut = "…" + cut
+		column++
+	}
+	if to < len(runes) {
+		cut += "…"
+	}
+	return cut, column, max(1, min(width, utf8.RuneCountInString(cut)-column+1))
 }
 
 func sourceLine(src []byte, at int) string {

@@ -87,7 +87,7 @@ streams:
 	want := []string{
 		`unknown key "fixd_json_extract"`, "priority must be one of", "unknown function nope", "LIMIT cannot be used",
 		"the query ends where a table name was expected", `unknown key "dta"`, `bucket definition "b" has no data`,
-		"depends on two sources, or on a row and the request",
+		"a row and the request can only be compared",
 	}
 	var got []string
 	for _, d := range diags {
@@ -112,7 +112,7 @@ func TestHints(t *testing.T) {
 		"SELECT id, now() AS n FROM t":                            "cannot depend on the time",
 		"SELECT id, concat(a, 1) AS n FROM t":                     "use the operator ||",
 		"SELECT id FROM t WHERE a = auth.userid()":                `did you mean "auth.user_id"?`,
-		"SELECT id, name FROM t JOIN u ON u.id = t.id":            "write it as table.id",
+		"SELECT id, name FROM t JOIN u ON u.id = t.id":            "write it as t.id or u.id",
 		"SELECT t.id FROM t JOIN c ON c.o = t.o":                  "it has org",
 		"WITH x AS (SELECT 1) SELECT id FROM t":                   "under with:",
 		"SELECT id FROM t WHERE a NOT IN (SELECT x FROM u)":       "sync what is wanted",

@@ -63,16 +63,19 @@ func readFile(rep *reporter) *rulesFile {
 	f := &rulesFile{edition: 1}
 	list, _ := d.entries(root, "a rules file")
 	byKey := map[string]entry{}
+	strange := false
 	for _, e := range list {
 		switch e.key.Value {
 		case "config", "bucket_definitions", "streams", "with", "event_definitions":
 			byKey[e.key.Value] = e
 		default:
+			strange = true
 			d.unknownKey(e.key, "the rules file", rootKeys...)
 		}
 	}
-	d.config(f, byKey["config"])
-	d.checkEdition(f, root, byKey)
+	if known := d.config(f, byKey["config"]); known {
+		d.checkEdition(f, root, byKey, strange)
+	}
 	names := map[string]bool{}
 	if e, ok := byKey["bucket_definitions"]; ok {
 		if defs, ok := d.entries(e.value, "bucket_definitions"); ok {
@@ -105,13 +108,15 @@ func readFile(rep *reporter) *rulesFile {
 	return f
 }
 
-// checkEdition reports sections that do not go with the edition.
-func (d *document) checkEdition(f *rulesFile, root *yaml.Node, byKey map[string]entry) {
+// checkEdition reports sections that do not go with the edition. strange says
+// that there are unknown ones, which may be what seems to be missing.
+func (d *document) checkEdition(f *rulesFile, root *yaml.Node, byKey map[string]entry, strange bool) {
 	buckets, hasBuckets := byKey["bucket_definitions"]
 	streams, hasStreams := byKey["streams"]
 	switch {
 	case f.edition >= 3 && hasBuckets:
 		d.fatal(buckets.key, "use edition: 2, or write them as streams", "bucket_definitions cannot be used in edition 3")
+	case strange && !hasStreams && !hasBuckets:
 	case f.edition >= 3 && !hasStreams:
 		d.fatal(root, "an empty map will do: streams: {}", "edition 3 needs streams")
 	case !hasBuckets && !hasStreams:
@@ -127,7 +132,9 @@ func (d *document) checkEdition(f *rulesFile, root *yaml.Node, byKey map[string]
 var configKeys = []string{"edition", "timestamps_iso8601", "versioned_bucket_ids", "fixed_json_extract", "custom_postgres_types",
 	"unstable_sqlite_expression_engine", "timestamp_max_precision", "storage_version"}
 
-func (d *document) config(f *rulesFile, c entry) {
+// config reads the section; known is false if the edition cannot be told.
+func (d *document) config(f *rulesFile, c entry) (known bool) {
+	known = true
 	given := map[string]bool{}
 	var list []entry
 	if c.value != nil {
@@ -135,8 +142,11 @@ func (d *document) config(f *rulesFile, c entry) {
 	}
 	for _, e := range list {
 		if e.key.Value == "edition" {
-			if v, ok := d.integer(e, 1, 2, 3); ok {
+			v, ok := d.integer(e, 1, 2, 3)
+			if known = ok; ok {
 				f.edition = v
+			} else {
+				f.edition = 3 // to go on with
 			}
 		}
 	}
@@ -177,6 +187,7 @@ func (d *document) config(f *rulesFile, c entry) {
 	if precision != nil {
 		d.precision(f, *precision)
 	}
+	return known
 }
 
 func (d *document) precision(f *rulesFile, e entry) {
@@ -302,7 +313,7 @@ func (d *document) stream(def entry, edition int) *streamConfig {
 	}
 	switch {
 	case one == nil && many == nil:
-		d.fatal(def.value, "", "stream "+quote(s.name)+" has no query")
+		d.fatal(def.value, "add query: SELECT …", "stream "+quote(s.name)+" has no query")
 	case one != nil && many != nil:
 		d.fatal(def.value, "put them all under queries", "stream "+quote(s.name)+" has both query and queries")
 	case one != nil:
@@ -341,6 +352,7 @@ func (d *document) events(e entry) []*query {
 		for _, k := range keys {
 			if k.key.Value != "payloads" {
 				d.unknownKey(k.key, "an event definition", "payloads")
+				found = true // said enough
 				continue
 			}
 			found = true

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -54,6 +55,15 @@ func exercise(t *testing.T, rules *Rules, text string, i int64, r float64) {
 				row[c] = values[(c+shift)%len(values)]
 			}
 			ev.Eval(row, &out)
+			if shift == 0 {
+				for _, x := range rules.ExplainRow(Table{Tag: p.Tag, Schema: p.Schema, Name: p.Name, Columns: columns}, row) {
+					for _, br := range x.Branches {
+						for _, c := range br.Conditions {
+							_ = c.String()
+						}
+					}
+				}
+			}
 		}
 		for _, o := range out.Rows {
 			if len(o.Bucket) > maxNameBytes || len(o.RowID) > maxNameBytes {
@@ -87,7 +97,20 @@ func exercise(t *testing.T, rules *Rules, text string, i int64, r float64) {
 		}
 		res.Feed(results)
 	}
-	res.Buckets()
+	buckets, errs := res.Buckets()
+	granted := map[string]bool{}
+	for _, x := range res.Explain() {
+		_ = x.Refusal()
+		for _, name := range x.Buckets {
+			granted[name] = true
+		}
+	}
+	for _, b := range buckets {
+		if len(errs) == 0 && !granted[b.Name] {
+			t.Fatalf("bucket %s is not explained", b.Name)
+		}
+	}
+	rules.Warnings()
 }
 
 // FuzzCompile: no input makes the compiler panic, rules come without fatal
@@ -127,15 +150,51 @@ func FuzzEval(f *testing.F) {
 		f.Add(e, "some text", int64(3), 1.25)
 	}
 	f.Fuzz(func(t *testing.T, expression, text string, i int64, r float64) {
-		src, err := json.Marshal(map[string]any{
-			"config":  map[string]any{"edition": 3},
-			"streams": map[string]any{"s": map[string]any{"auto_subscribe": true, "query": "SELECT id, " + expression + " AS x FROM t WHERE " + expression}},
-		})
-		if err != nil {
-			t.Skip()
+		for _, exact := range []bool{false, true} {
+			src, err := json.Marshal(map[string]any{
+				"config":  map[string]any{"edition": 3, "unstable_sqlite_expression_engine": exact},
+				"streams": map[string]any{"s": map[string]any{"auto_subscribe": true, "query": "SELECT id, " + expression + " AS x FROM t WHERE " + expression}},
+			})
+			if err != nil {
+				t.Skip()
+			}
+			if rules, _ := Compile("f", src); rules != nil {
+				exercise(t, rules, text, i, r)
+			}
 		}
-		if rules, _ := Compile("f", src); rules != nil {
-			exercise(t, rules, text, i, r)
+	})
+}
+
+// FuzzParse: no text makes the lexer or the parser panic, tokens cover the text
+// in order, and every error stands inside it.
+func FuzzParse(f *testing.F) {
+	for _, r := range vectorRules(f) {
+		for _, line := range strings.Split(r, "\n") {
+			if i := strings.Index(strings.ToUpper(line), "SELECT"); i >= 0 {
+				f.Add(line[i:])
+			}
+		}
+	}
+	f.Add("SELECT E'\\x41\\u00e9' || 1e5 /* c */ -- d\n FROM \"a\"\"b\" WHERE x == 1.5e-3 AND y NOT LIKE '%' ;")
+	f.Fuzz(func(t *testing.T, text string) {
+		at := 0
+		for _, tok := range lex(text) {
+			if tok.start < at || tok.end < tok.start || tok.end > len(text) {
+				t.Fatalf("token %+v after %d of %d bytes", tok, at, len(text))
+			}
+			at = tok.end
+		}
+		for _, streams := range []bool{false, true} {
+			rep := newReporter("f", []byte(text))
+			sel := parseSelect(&query{text: text, rep: rep}, parseOptions{streams: streams})
+			if sel == nil && rep.fatal == 0 {
+				t.Fatal("refused without a word")
+			}
+			for _, d := range rep.list {
+				if d.Start < 0 || d.End < d.Start || d.End > len(text) {
+					t.Fatalf("position of %+v", d)
+				}
+			}
 		}
 	})
 }

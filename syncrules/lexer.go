@@ -86,8 +86,11 @@ func (l *lexer) next() token {
 			return token{tokOp, op, start, l.pos}
 		}
 	}
-	_, n := utf8.DecodeRuneInString(l.text[start:])
+	r, n := utf8.DecodeRuneInString(l.text[start:])
 	l.pos += n
+	if r == '`' {
+		return token{tokBad, "names are quoted by double quotes, not backticks", start, l.pos}
+	}
 	return token{tokBad, "unexpected character " + strconv.Quote(l.text[start:l.pos]), start, l.pos}
 }
 
@@ -261,7 +264,7 @@ func (l *lexer) dollar(start int) token {
 		l.pos++
 	}
 	if l.pos > start+1 {
-		return token{tokBad, "positional parameters cannot be used", start, l.pos}
+		return token{tokBad, "parameters such as $1 cannot be used: take values from functions like auth.parameter('name')", start, l.pos}
 	}
 	return token{tokBad, "dollar quoting cannot be used", start, l.pos}
 }

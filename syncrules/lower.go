@@ -231,6 +231,9 @@ var refusedFunctions = map[string]string{
 func (l *lowerer) unknownFunction(a *callExpr) {
 	name := a.fn.text()
 	hint := refusedFunctions[a.name.name]
+	if a.schema != nil {
+		hint = l.schemaHint(a)
+	}
 	if hint == "" {
 		var known []string
 		for n := range functions {
@@ -241,6 +244,35 @@ func (l *lowerer) unknownFunction(a *callExpr) {
 	a.fn.fatal(hint, "unknown function %s", name)
 }
 
+// schemaHint names what a function of the request may have meant.
+func (l *lowerer) schemaHint(a *callExpr) string {
+	schema, other := a.schema.name, map[string]string{
+		"request.user_id": "auth.user_id()", "request.jwt": "auth.parameters()", "request.parameters": "connection.parameters()", "request.parameter": "connection.parameter('key')",
+	}
+	if !l.streams {
+		other = map[string]string{
+			"auth.user_id": "request.user_id()", "auth.parameters": "request.jwt()", "auth.parameter": "request.jwt() ->> 'key'",
+			"connection.parameters": "request.parameters()", "connection.parameter": "request.parameter('key')",
+		}
+	}
+	if o := other[schema+"."+a.name.name]; o != "" {
+		return "write " + o + " here"
+	}
+	var have []string
+	for _, f := range l.functions {
+		if rest, ok := strings.CutPrefix(f, schema+"."); ok {
+			have = append(have, rest)
+		}
+	}
+	if len(have) == 0 {
+		return ""
+	}
+	if near := closest(a.name.name, have); near != "" {
+		return "did you mean " + quote(schema+"."+near) + "?"
+	}
+	return schema + " has " + strings.Join(have, ", ")
+}
+
 func argumentCount(low, high int) string {
 	switch {
 	case high < 0:
@@ -248,7 +280,7 @@ func argumentCount(low, high int) string {
 	case low == high:
 		return plural(low)
 	}
-	return plural(low) + " to " + plural(high)
+	return itoa(low) + " to " + plural(high)
 }
 
 func plural(n int) string {

@@ -136,9 +136,28 @@ func (p *parser) unexpected(want string) {
 	case tokBad:
 		p.span(t).fatal("", "%s", t.text)
 	default:
-		p.span(t).fatal("", "unexpected %q, expected %s", p.q.text[t.start:t.end], want)
+		p.span(t).fatal(p.hint(t), "unexpected %q, expected %s", p.q.text[t.start:t.end], want)
 	}
 	panic(bailout{})
+}
+
+// hint guesses what led to a token that does not fit.
+func (p *parser) hint(t token) string {
+	before := token{}
+	if p.pos > 0 {
+		before = p.toks[p.pos-1]
+	}
+	switch {
+	case before.isOp(",") || t.isOp(",") && before.kind == tokOp && before.text != ")":
+		return "is there a comma too many?"
+	case before.kind == tokString && before.end == t.start:
+		return "a quote inside a text is written twice: ''"
+	case t.isOp(":"), t.isOp("?"):
+		return "take values from functions like auth.parameter('name') or subscription.parameter('name')"
+	case t.kind == tokIdent && hardWords[t.text]:
+		return "if " + p.q.text[t.start:t.end] + " is a name, put it in double quotes"
+	}
+	return ""
 }
 
 // enter counts nesting; leave undoes it.

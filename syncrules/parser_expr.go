@@ -38,6 +38,12 @@ var refusedOperators = map[string]int{
 	"^": bindMultiply, "#": bindBits, "@": bindBits,
 }
 
+// operatorHints say what to write instead.
+var operatorHints = map[string]string{
+	"~": "use LIKE or instr()", "~*": "use LIKE or instr()", "!~": "use NOT LIKE or instr()", "!~*": "use NOT LIKE or instr()",
+	"~~": "use LIKE", "!~~": "use NOT LIKE", "@>": "use IN or && over JSON arrays", "<@": "use IN or && over JSON arrays",
+}
+
 func (p *parser) expr() astExpr { return p.exprAbove(0) }
 
 // exprAbove reads an expression whose operators all bind tighter than power.
@@ -75,7 +81,7 @@ func (p *parser) infix(left astExpr, power int) astExpr {
 		if bind, ok := refusedOperators[t.text]; ok && bind > power {
 			p.advance()
 			p.exprAbove(bind)
-			return p.refuse(p.since(start), "", "operator %s is not supported", t.text)
+			return p.refuse(p.since(start), operatorHints[t.text], "operator %s is not supported", t.text)
 		}
 		switch {
 		case t.text == "::" && bindCast > power:
@@ -392,7 +398,7 @@ func (p *parser) word() astExpr {
 	case "interval", "date", "timestamp", "time":
 		if next.kind == tokString {
 			p.pos += 2
-			return p.refuse(p.span(t), "", "%s literals are not supported", t.text)
+			return p.refuse(p.span(t), "rules cannot compute with time: keep a column with the result in the source", "%s literals are not supported", t.text)
 		}
 	case "any", "all", "some":
 		if next.isOp("(") {
@@ -569,7 +575,12 @@ func (p *parser) callTail(schema *ident, name ident) *callExpr {
 	if p.isWord("distinct") {
 		p.span(p.advance()).fatal("", "DISTINCT cannot be used in a call")
 	}
-	call.args = p.exprList(")")
+	if p.isOp("*") && p.peek(1).isOp(")") && functions[name.name] == nil {
+		call.args = append(call.args, &litExpr{span: p.span(p.advance()), bad: true}) // the function is what is wrong
+		p.expectOp(")")
+	} else {
+		call.args = p.exprList(")")
+	}
 	call.span = p.since(call.fn.start)
 	return call
 }

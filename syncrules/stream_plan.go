@@ -234,8 +234,15 @@ func (p *planner) cannot(e *expr) {
 			}
 		}
 	})
-	at.fatal("compare the two with = or IN, and write other conditions on each side alone",
-		"this condition depends on two sources, or on a row and the request")
+	if !request {
+		at.fatal("join them with =, and write other conditions on each table alone", "two tables can only be compared by = or IN")
+		return
+	}
+	hint := "write other conditions on the row alone or on the request alone"
+	if e.op == opNot {
+		hint = "select what is wanted instead of leaving out what is not"
+	}
+	at.fatal(hint, "a row and the request can only be compared by = or IN")
 }
 
 // order lists the relations so that each is keyed by what came before it:

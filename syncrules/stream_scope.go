@@ -12,6 +12,8 @@ type streamScope struct {
 	c       *streamCompiler
 	parent  *streamScope
 	entries []*scopeEntry
+	// broken: a source was refused, so that what is missing is no surprise.
+	broken bool
 }
 
 // scopeEntry is a source: a relation, or columns over relations further in.
@@ -57,6 +59,7 @@ func (c *streamCompiler) from(sel *selectStmt, sc *streamScope) []*cond {
 		ent, inner := c.source(&sel.sources[i], sc)
 		conds = append(conds, inner...)
 		if ent == nil {
+			sc.broken = true
 			continue
 		}
 		for _, other := range sc.entries {
@@ -185,7 +188,11 @@ func (c *streamCompiler) derived(sel *selectStmt, sc *streamScope, names []ident
 func (c *streamCompiler) tableFunction(call *callExpr, sc *streamScope) *relation {
 	switch {
 	case call.schema != nil || call.name.name != "json_each":
-		call.fn.fatal(didYouMean(call.name.name, []string{"json_each"}), "unknown table-valued function %s", call.fn.text())
+		hint := didYouMean(call.name.name, []string{"json_each"})
+		if hint == "" {
+			hint = "json_each(x) gives a row for each element of a JSON array"
+		}
+		call.fn.fatal(hint, "unknown table-valued function %s", call.fn.text())
 		return nil
 	case len(call.args) != 1:
 		call.span.fatal("", "json_each takes 1 argument, not %d", len(call.args))
@@ -251,11 +258,21 @@ func (sc *streamScope) names() []string {
 	return list
 }
 
+// tableHint names the sources there are.
+func (sc *streamScope) tableHint(name string) string {
+	if hint := didYouMean(name, sc.names()); hint != "" || len(sc.names()) == 0 {
+		return hint
+	}
+	return "FROM has " + strings.Join(sc.names(), ", ")
+}
+
 func (sc *streamScope) column(n *nameExpr) *expr {
 	var ent *scopeEntry
 	if n.qual != nil {
 		if ent = sc.lookup(n.qual.name); ent == nil {
-			n.span.fatal(didYouMean(n.qual.name, sc.names()), "unknown table %s", n.qual.text())
+			if !sc.broken {
+				n.span.fatal(sc.tableHint(n.qual.name), "unknown table %s", n.qual.text())
+			}
 			return badExpr
 		}
 		if n.schema != nil && (ent.rel == nil || ent.rel.table == nil || ent.src.alias != nil || ent.rel.table.schema != n.schema.name) {
@@ -269,12 +286,15 @@ func (sc *streamScope) column(n *nameExpr) *expr {
 		}
 		switch len(s.entries) {
 		case 0:
+			if sc.broken {
+				return badExpr
+			}
 			n.span.fatal("add FROM with a table", "column %s without a table", n.name.text())
 			return badExpr
 		case 1:
 			ent = s.entries[0]
 		default:
-			n.span.fatal("write it as table."+n.name.text(), "column %s must be qualified: the query has several sources", n.name.text())
+			n.span.fatal("write it as "+s.entries[0].name+"."+n.name.text()+" or "+s.entries[1].name+"."+n.name.text(), "column %s must be qualified: the query has several sources", n.name.text())
 			return badExpr
 		}
 	}
@@ -314,6 +334,9 @@ func (sc *streamScope) starEntry(it selectItem) *scopeEntry {
 		return nil
 	}
 	if len(sc.entries) != 1 {
+		if sc.broken {
+			return nil
+		}
 		if len(sc.entries) > 1 {
 			it.span.fatal("write "+sc.entries[0].name+".*", "* cannot be used with several sources")
 		} else {

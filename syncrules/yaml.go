@@ -38,7 +38,7 @@ func readYAML(rep *reporter) *yaml.Node {
 	switch err := dec.Decode(&second); {
 	case err == nil:
 		at := rep.offset(second.Line, second.Column)
-		rep.add(Fatal, at, at, "", "a rules file is one YAML document")
+		rep.add(Fatal, at, at, "remove the line ---", "a rules file is one YAML document")
 		return nil
 	case !errors.Is(err, io.EOF):
 		rep.yamlError(err)
@@ -71,11 +71,27 @@ func (r *reporter) yamlError(err error) {
 		return
 	}
 	mark := le.Mark
+	hint, message := "", "invalid YAML: "+le.Message
+	off := r.offset(mark.Line, max(mark.Column, 1))
+	switch {
+	case strings.Contains(le.Message, "expected key"), strings.Contains(le.Message, "expected <document start>"):
+		hint = "check the indentation: the keys of a map begin in the same column"
+	case strings.Contains(le.Message, "mapping values are not allowed"):
+		hint = "put a text that contains \": \" in quotes, or write it on lines of its own below |"
+	case strings.Contains(le.Message, "cannot start any token"):
+		hint = "put the text in quotes"
+		if off < len(r.src) && bytes.IndexByte(r.src[off:min(off+1, len(r.src))], '\t') >= 0 {
+			message, hint = "invalid YAML: a tab in the indentation", "indent with spaces"
+		}
+	case strings.Contains(le.Message, "unexpected end of stream") && le.ContextMark.Line > 0:
+		mark = le.ContextMark
+		message, hint = "invalid YAML: a quoted text is not closed", "add the quote at its end"
+	}
 	if mark.Line == 0 {
 		mark = le.ContextMark
 	}
-	off := r.offset(mark.Line, max(mark.Column, 1))
-	r.add(Fatal, off, min(off+1, len(r.src)), "", "invalid YAML: "+le.Message)
+	off = r.offset(mark.Line, max(mark.Column, 1))
+	r.add(Fatal, off, min(off+1, len(r.src)), hint, message)
 }
 
 func (d *document) start(n *yaml.Node) int { return d.rep.offset(n.Line, n.Column) }
@@ -119,7 +135,7 @@ type entry struct {
 func (d *document) entries(n *yaml.Node, what string) (list []entry, ok bool) {
 	n = resolveAlias(n)
 	if n.Kind != yaml.MappingNode {
-		d.fatal(n, "", what+" must be a map")
+		d.fatal(n, mapHints[what], what+" must be a map")
 		return nil, false
 	}
 	seen := map[string]bool{}
@@ -129,13 +145,24 @@ func (d *document) entries(n *yaml.Node, what string) (list []entry, ok bool) {
 		case k.Kind != yaml.ScalarNode || k.ShortTag() != "!!str":
 			d.fatal(k, "put the key in quotes", "map keys must be text")
 		case seen[k.Value]:
-			d.fatal(k, "", "key "+quote(k.Value)+" is given twice")
+			d.fatal(k, "give one of them another name, or put both under one key", "key "+quote(k.Value)+" is given twice")
 		default:
 			seen[k.Value] = true
 			list = append(list, entry{k, v})
 		}
 	}
 	return list, true
+}
+
+// mapHints tell what a map of each kind looks like.
+var mapHints = map[string]string{
+	"a stream":            "write query: SELECT … below the stream's name",
+	"a bucket definition": "write data: with a list of queries below the definition's name",
+	"an event definition": "write payloads: with a list of queries below the event's name",
+	"config":              "write edition: 3 below config:",
+	"streams":             "write the name of a stream below streams:",
+	"bucket_definitions":  "write the name of a definition below bucket_definitions:",
+	"with":                "write name: SELECT … for each common table expression",
 }
 
 // unknownKey reports a key that is not one of those allowed.
@@ -168,7 +195,14 @@ func (d *document) boolean(e entry) (value, ok bool) {
 			return false, true
 		}
 	}
-	d.fatal(e.value, "", e.key.Value+" must be true or false")
+	hint := ""
+	switch strings.ToLower(n.Value) {
+	case "yes", "on", "1":
+		hint = "write true"
+	case "no", "off", "0":
+		hint = "write false"
+	}
+	d.fatal(e.value, hint, e.key.Value+" must be true or false")
 	return false, false
 }
 
@@ -186,7 +220,11 @@ func (d *document) integer(e entry, allowed ...int) (value int, ok bool) {
 	for i, a := range allowed {
 		texts[i] = itoa(a)
 	}
-	d.fatal(e.value, "", e.key.Value+" must be one of "+strings.Join(texts, ", "))
+	hint := ""
+	if n.Kind == yaml.ScalarNode && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+		hint = "write the number without quotes"
+	}
+	d.fatal(e.value, hint, e.key.Value+" must be one of "+strings.Join(texts, ", "))
 	return 0, false
 }
 
@@ -198,7 +236,11 @@ func (d *document) query(n *yaml.Node, what string) *query {
 		d.fatal(n, "write the query out", what+" cannot be a YAML alias")
 		return nil
 	case n.Kind != yaml.ScalarNode:
-		d.fatal(n, "", what+" must be text")
+		hint := ""
+		if what == "query" && n.Kind == yaml.SequenceNode {
+			hint = "write queries: for a list of queries"
+		}
+		d.fatal(n, hint, what+" must be text")
 		return nil
 	}
 	m := d.scalar(n)
