@@ -301,7 +301,9 @@ export class Model {
   private flush(): DownEvent | null {
     const e = this.apply.flush(this.down.attempt);
     if (e !== null) this.mayFail(e);
-    else for (const name of this.damaged) this.wrong.add(name);
+    // Of a bucket found wrong nothing was staged, of the others everything.
+    const refused = e?.type === "Corrupt" ? e.buckets : [];
+    for (const name of this.damaged) if (!refused.includes(name)) this.wrong.add(name);
     this.damaged.clear();
     return e;
   }
