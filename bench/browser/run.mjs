@@ -12,21 +12,22 @@ import { chromium } from "playwright-core";
 import { launchOptions } from "../../e2e/browser/chromium.mjs";
 import { readThrough, servePages, startMillrace } from "./server.mjs";
 
-const { values: flags } = parseArgs({
-  options: {
-    rows: { type: "string", default: "100000" },
-    runs: { type: "string", default: "3" },
-    millrace: { type: "string", default: fileURLToPath(new URL("../../bin/millrace", import.meta.url)) },
-    json: { type: "boolean", default: false },
-  },
-});
-const rows = positive("rows");
-const runs = positive("runs");
-
-function positive(name) {
-  const n = Number(flags[name]);
-  if (!Number.isSafeInteger(n) || n < 1) throw new Error(`--${name} ${flags[name]}: must be a whole number above 0`);
-  return n;
+/** What it is asked for; an error in the words of the one who asked. */
+function readFlags() {
+  const { values } = parseArgs({
+    options: {
+      rows: { type: "string", default: "100000" },
+      runs: { type: "string", default: "3" },
+      millrace: { type: "string", default: fileURLToPath(new URL("../../bin/millrace", import.meta.url)) },
+      json: { type: "boolean", default: false },
+    },
+  });
+  const positive = (name) => {
+    const n = Number(values[name]);
+    if (!Number.isSafeInteger(n) || n < 1) throw new Error(`--${name} ${values[name]}: must be a whole number above 0`);
+    return n;
+  };
+  return { ...values, rows: positive("rows"), runs: positive("runs") };
 }
 
 // The official client's default storage, and the one its makers recommend
@@ -44,16 +45,20 @@ const noteLength = 128;
 const before = 300;
 const after = 2000;
 
+/** Ends everything; the exit code is the shell's for the signal. */
 const interrupt = new AbortController();
-process.once("SIGINT", () => {
-  interrupt.abort(new Error("interrupted"));
-  // Whatever does not end by itself is not waited for.
-  setTimeout(() => process.exit(130), 15_000).unref();
-});
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]]) {
+  process.on(signal, () => {
+    if (interrupt.signal.aborted) return;
+    process.exitCode = code;
+    interrupt.abort(new Error("interrupted, nothing was measured"));
+    setTimeout(() => process.exit(), 15_000).unref(); // whatever does not end by itself is not waited for
+  });
+}
 
 /** One first sync with a new profile on disk, then a second tab that outlives the first. */
-async function measure(client, server, pages, dir) {
-  const context = await chromium.launchPersistentContext(mkdtempSync(join(dir, "profile-")), { ...launchOptions(), handleSIGINT: false });
+async function measure(client, server, pages, dir, rows) {
+  const context = await chromium.launchPersistentContext(mkdtempSync(join(dir, "profile-")), quiet());
   const giveUp = () => void context.close();
   interrupt.signal.addEventListener("abort", giveUp);
   context.setDefaultTimeout(60_000);
@@ -85,9 +90,12 @@ async function measure(client, server, pages, dir) {
   }
 }
 
+/** Signals are for this program to act on, not for Playwright. */
+const quiet = () => ({ ...launchOptions(), handleSIGINT: false, handleSIGTERM: false, handleSIGHUP: false });
+
 const median = (list) => list.toSorted((a, b) => a - b)[Math.floor((list.length - 1) / 2)];
 
-function summary(client, results) {
+function summary(client, results, rows) {
   const of = (key) => median(results.map((r) => r[key]));
   return {
     client: client.name, perRun: results.map((r) => rows / (r.ms / 1000)), rows: results.map((r) => r.rows), rowsPerSecond: rows / (of("ms") / 1000), milliseconds: of("ms"),
@@ -95,7 +103,7 @@ function summary(client, results) {
   };
 }
 
-function print({ warm, load, chromiumVersion, measured, ratios }) {
+function print({ rows, runs, warm, load, chromiumVersion, measured, ratios }) {
   console.log(`* ${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC, ${cpus()[0].model.trim()}, ${cpus().length} CPUs, ${Math.round(totalmem() / 2 ** 30)} GiB, load average at start ${load.toFixed(2)}`);
   console.log(`* Node ${process.version}, Chromium ${chromiumVersion}, \`make bench-browser ARGS="--rows ${rows} --runs ${runs}"\`; medians of ${runs}`);
   console.log(`* a reader in Node that discards: ${Math.round(warm)} rows/s\n`);
@@ -107,35 +115,52 @@ function print({ warm, load, chromiumVersion, measured, ratios }) {
   for (const { client, ratio } of ratios) console.log(`${measured[0].client} has ${ratio.toFixed(2)} times the rows/s of ${client}.`);
 }
 
-const dir = mkdtempSync(join(tmpdir(), "millrace-bench-browser-"));
-const load = loadavg()[0];
-let server;
-let pages;
-try {
-  pages = await servePages();
-  server = await startMillrace({ binary: flags.millrace, rows, dir, signal: interrupt.signal });
-  const began = performance.now();
-  const found = await readThrough(server, interrupt.signal);
-  if (found !== rows) throw new Error(`the server has ${found} rows instead of ${rows}`);
-  const warm = rows / ((performance.now() - began) / 1000);
-  const results = clients.map(() => []);
-  // Turn by turn, each first in its turn, so that what else the machine does meets all of them.
-  for (let run = 0; run < runs; run++) {
-    for (let turn = 0; turn < clients.length; turn++) {
-      const i = (run + turn) % clients.length;
-      results[i].push(await measure(clients[i], server, pages, dir));
+/** Measures all clients. */
+async function bench({ rows, runs, millrace }, dir) {
+  const load = loadavg()[0];
+  let server;
+  let pages;
+  try {
+    pages = await servePages();
+    server = await startMillrace({ binary: millrace, rows, dir, signal: interrupt.signal });
+    const began = performance.now();
+    const found = await readThrough(server, interrupt.signal);
+    if (found !== rows) throw new Error(`the server has ${found} rows instead of ${rows}`);
+    const warm = rows / ((performance.now() - began) / 1000);
+    const results = clients.map(() => []);
+    // Turn by turn, each first in its turn, so that what else the machine does meets all of them.
+    for (let run = 0; run < runs; run++) {
+      for (let turn = 0; turn < clients.length; turn++) {
+        const i = (run + turn) % clients.length;
+        results[i].push(await measure(clients[i], server, pages, dir, rows));
+      }
     }
+    const measured = clients.map((c, i) => summary(c, results[i], rows));
+    const ratios = measured.slice(1).map((m) => ({ client: m.client, ratio: measured[0].rowsPerSecond / m.rowsPerSecond }));
+    const browser = await chromium.launch(quiet());
+    const chromiumVersion = browser.version();
+    await browser.close();
+    return { rows, runs, warm, load, chromiumVersion, measured, ratios };
+  } finally {
+    pages?.stop();
+    await server?.stop();
   }
-  const measured = clients.map((c, i) => summary(c, results[i]));
-  const ratios = measured.slice(1).map((m) => ({ client: m.client, ratio: measured[0].rowsPerSecond / m.rowsPerSecond }));
-  const browser = await chromium.launch({ ...launchOptions() });
-  const chromiumVersion = browser.version();
-  await browser.close();
-  const report = { warm, load, chromiumVersion, measured, ratios };
-  if (flags.json) console.log(JSON.stringify(report));
-  else print(report);
-} finally {
-  pages?.stop();
-  await server?.stop();
-  rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }); // a browser's last processes write a little longer
 }
+
+async function main() {
+  const flags = readFlags();
+  const dir = mkdtempSync(join(tmpdir(), "millrace-bench-browser-"));
+  try {
+    const report = await bench(flags, dir);
+    if (flags.json) console.log(JSON.stringify(report));
+    else print(report);
+  } finally {
+    rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }); // a browser's last processes write a little longer
+  }
+}
+
+main().catch((e) => {
+  // Once interrupted, every failure is a consequence.
+  console.error(`bench-browser: ${interrupt.signal.aborted ? interrupt.signal.reason.message : e.message}`);
+  process.exitCode ??= 1;
+});
