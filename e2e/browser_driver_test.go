@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/demo"
-	"github.com/millrace/millrace/devserver"
-	"github.com/millrace/millrace/internal/pgserver"
 	"github.com/millrace/millrace/internal/pgtest"
 )
 
@@ -181,42 +179,19 @@ func (b *browser) shoot(s step) {
 
 // demoPage is `millrace dev` at a fixed address, and a browser that looks at it.
 type demoPage struct {
-	*browser
-	dev          devserver.DevFile
-	dir, address string
-	process      *process
+	*devServers
+	browser *browser
 }
 
 func newDemoPage(t testing.TB) *demoPage {
 	t.Helper()
 	needBrowser(t)
-	d := &demoPage{dir: filepath.Join(openDir(t), "d"), address: freeAddress(t)}
-	t.Cleanup(func() {
-		for _, name := range []string{"source", "sidecar"} {
-			if err := pgserver.StopIn(context.Background(), filepath.Join(d.dir, name)); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	d.browser = startBrowser(t)
-	d.start()
-	return d
+	return &demoPage{browser: startBrowser(t), devServers: startDevServers(t, freeAddress(t))}
 }
 
-// start starts the program, again after a kill -9: it finds its servers.
-func (d *demoPage) start() {
+func (d *demoPage) do(s step, value any) {
 	d.t.Helper()
-	d.process = start(d.t, "dev", "dev", "--data", d.dir, "--listen", d.address)
-	pgtest.Eventually(d.t, 2*startTimeout, func() (err error) {
-		if !d.process.running() {
-			d.t.Fatalf("millrace dev ended with %v:\n%s", d.process.cmd.ProcessState, d.process.log.tail(20))
-		}
-		d.dev, err = devserver.ReadDevFile(d.dir)
-		if err == nil && d.dev.PID != d.process.cmd.Process.Pid {
-			err = fmt.Errorf("dev.json is of process %d", d.dev.PID)
-		}
-		return err
-	})
+	d.browser.do(s, value)
 }
 
 func (d *demoPage) open(page, path string) {

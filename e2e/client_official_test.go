@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/millrace/millrace/devserver"
-	"github.com/millrace/millrace/internal/pgserver"
 	"github.com/millrace/millrace/internal/pgtest"
 )
 
@@ -262,34 +260,12 @@ func (g gate) open() error {
 // closedGate is the client's target between a write and its write checkpoint.
 const closedGate = "9223372036854775807"
 
-// startDevServers runs `millrace dev` until the test ends.
-func startDevServers(t testing.TB) (*process, devserver.DevFile) {
-	t.Helper()
-	dir := filepath.Join(openDir(t), "d")
-	t.Cleanup(func() {
-		for _, name := range []string{"source", "sidecar"} {
-			if err := pgserver.StopIn(context.Background(), filepath.Join(dir, name)); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	p := start(t, "dev", "dev", "--data", dir, "--listen", "127.0.0.1:0")
-	var f devserver.DevFile
-	pgtest.Eventually(t, 2*startTimeout, func() (err error) {
-		if !p.running() {
-			t.Fatalf("millrace dev ended with %v:\n%s", p.cmd.ProcessState, p.log.tail(20))
-		}
-		f, err = devserver.ReadDevFile(dir)
-		return err
-	})
-	return p, f
-}
-
 // The official client, as it comes from npm, syncs the demo for two users, one
 // over HTTP, one over RSocket with checkpoint requests, uploads through the
 // demo's backend, and gets its write checkpoint.
 func TestOfficialClient(t *testing.T) {
-	servers, dev := startDevServers(t)
+	servers := startDevServers(t, "127.0.0.1:0")
+	dev := servers.dev
 	o := startOfficialClient(t)
 	users := []string{"alice", "bob"}
 	connects := map[string]command{
@@ -385,7 +361,7 @@ func TestOfficialClient(t *testing.T) {
 			t.Errorf("%s's client says %+v", user, s)
 		}
 	}
-	if code := servers.terminate(t, time.Minute); code != 0 {
+	if code := servers.process.terminate(t, time.Minute); code != 0 {
 		t.Errorf("after SIGTERM millrace dev ends with %d, want 0", code)
 	}
 }
