@@ -161,7 +161,12 @@ export class SyncStream {
 const canInflate = typeof DecompressionStream !== "undefined";
 
 async function inflate(data: ArrayBuffer): Promise<string> {
-  const reader = new Blob([data]).stream().pipeThrough(new DecompressionStream("gzip")).getReader();
+  // Written to directly: a Blob's stream would take the bytes through another process first.
+  const gzip = new DecompressionStream("gzip");
+  const writer = gzip.writable.getWriter();
+  void writer.write(new Uint8Array(data)).catch(() => {}); // what is wrong, the reader is told
+  void writer.close().catch(() => {});
+  const reader = gzip.readable.getReader();
   const decoder = new TextDecoder();
   let out = "";
   let bytes = 0;
@@ -169,7 +174,10 @@ async function inflate(data: ArrayBuffer): Promise<string> {
     const { done, value } = await reader.read();
     if (done) return out + decoder.decode();
     bytes += value.byteLength;
-    if (bytes > MAX_FRAME_BYTES) throw new Error(`it holds more than ${MAX_FRAME_BYTES} bytes`);
+    if (bytes > MAX_FRAME_BYTES) {
+      void reader.cancel();
+      throw new Error(`it holds more than ${MAX_FRAME_BYTES} bytes`);
+    }
     out += decoder.decode(value, { stream: true });
   }
 }
