@@ -264,7 +264,9 @@ export class Engine {
         if (event.published) this.covered = this.down.covered;
       }
       if (event.published) this.noteSynced();
-      if (this.held) this.stepUp({ type: "Held", stream: event.attempt });
+      // A request that is under way is newer than what this completion lacks.
+      const asking = this.up.phase === "requesting" || this.up.phase === "settling";
+      if (this.held && !asking) this.stepUp({ type: "Held", stream: event.attempt });
     }
   }
 
