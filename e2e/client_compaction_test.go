@@ -18,7 +18,8 @@ import (
 // changed and compacted again and again: a checksum that did not fit would make
 // it connect anew.
 func TestOfficialClientWhileCompacting(t *testing.T) {
-	servers, dev := startDevServers(t)
+	servers := startDevServers(t, "127.0.0.1:0")
+	dev := servers.dev
 	o := startOfficialClient(t)
 	o.do(command{Do: "open", User: "alice", File: filepath.Join(t.TempDir(), "alice.db"), Endpoint: dev.URL, Token: dev.Tokens["alice"], Upload: dev.UploadURL}, nil)
 	o.do(command{Do: "connect", User: "alice"}, nil)
@@ -61,7 +62,7 @@ func TestOfficialClientWhileCompacting(t *testing.T) {
 		t.Errorf("%d buckets do not add up", wrong)
 	}
 	t.Logf("%d ops deleted, %d emptied meanwhile", total.Deleted, total.Emptied)
-	if code := servers.terminate(t, time.Minute); code != 0 {
+	if code := servers.process.terminate(t, time.Minute); code != 0 {
 		t.Errorf("after SIGTERM millrace dev ends with %d, want 0", code)
 	}
 }
