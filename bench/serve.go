@@ -46,7 +46,7 @@ func (b *bed) serve(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	file := filepath.Join(b.dir, "serve.yaml")
-	config = fmt.Appendf(config, "auth:\n  keys: [%s]\nrelay:\n  listen: %s\n", jwk, address)
+	config = fmt.Appendf(config, "auth:\n  keys: [%s]\nrelay:\n  listen: %s\n  max_connections_per_user: 1000000\n", jwk, address)
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return nil, err
 	}

@@ -73,6 +73,16 @@ type Relay struct {
 	Listen string `yaml:"listen"`
 	// MaxConnections limits clients. Defaults to 20000.
 	MaxConnections int64 `yaml:"max_connections"`
+	// MaxConnectionsPerUser limits clients of one user (the token's sub).
+	// Defaults to 1000.
+	MaxConnectionsPerUser int64 `yaml:"max_connections_per_user"`
+	// ConnectsPerAddress limits requests a second from one client address, ten
+	// seconds' worth at once; 0 is no limit. Behind a proxy, name it in
+	// TrustedProxies. Defaults to 0.
+	ConnectsPerAddress int64 `yaml:"connects_per_address"`
+	// TrustedProxies are networks (CIDR) of proxies whose X-Forwarded-For is
+	// believed.
+	TrustedProxies []string `yaml:"trusted_proxies"`
 	// MaxBucketsPerUser limits distinct buckets. Defaults to 10000.
 	MaxBucketsPerUser int64 `yaml:"max_buckets_per_user"`
 	// MaxRequestBytes limits a request after authentication; 1 MiB before.
@@ -179,12 +189,13 @@ func Default() Config {
 		Rules:     "sync.yaml",
 		RulesKeep: time.Hour,
 		Relay: Relay{
-			Listen:            "0.0.0.0:8080",
-			MaxConnections:    20_000,
-			MaxBucketsPerUser: 10_000,
-			MaxRequestBytes:   16 << 20,
-			NodeMax:           8 << 20,
-			MaxFollowed:       20_000_000,
+			Listen:                "0.0.0.0:8080",
+			MaxConnections:        20_000,
+			MaxConnectionsPerUser: 1000,
+			MaxBucketsPerUser:     10_000,
+			MaxRequestBytes:       16 << 20,
+			NodeMax:               8 << 20,
+			MaxFollowed:           20_000_000,
 		},
 		Auth: Auth{
 			Audience:         []string{"millrace"},

@@ -59,6 +59,9 @@ relay:
   max_request_bytes: 1MB
   node_max: 1KiB
   max_followed: 7
+  max_connections_per_user: 3
+  connects_per_address: 50
+  trusted_proxies: [10.0.0.0/8]
 auth:
   jwks_uris: [https://id.example/keys]
   keys:
@@ -81,7 +84,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 		Rules:                  "/rules/sync.yaml",
 		RulesKeep:              2 * time.Hour,
 		WriteCheckpointSources: []string{"a"},
-		Relay:                  Relay{Listen: "127.0.0.1:9", MaxConnections: 20000, MaxBucketsPerUser: 5, MaxRequestBytes: 1e6, NodeMax: 1024, MaxFollowed: 7},
+		Relay:                  Relay{Listen: "127.0.0.1:9", MaxConnections: 20000, MaxConnectionsPerUser: 3, ConnectsPerAddress: 50, TrustedProxies: []string{"10.0.0.0/8"}, MaxBucketsPerUser: 5, MaxRequestBytes: 1e6, NodeMax: 1024, MaxFollowed: 7},
 		Auth: Auth{
 			JWKSURIs: []string{"https://id.example/keys"},
 			Keys: []JWK{
@@ -162,7 +165,7 @@ func TestFindings(t *testing.T) {
 		{"unknown key", src + "relay:\n  lissten: x\n", nil,
 			`m.yaml:4:3: error: relay.lissten: unknown key (did you mean "listen"?)`},
 		{"unknown key, nothing near", src + "relay: {zzz: 1}\n", nil,
-			`m.yaml:3:9: error: relay.zzz: unknown key (known here: listen, max_connections, max_buckets_per_user, max_request_bytes, node_max, max_followed)`},
+			`m.yaml:3:9: error: relay.zzz: unknown key (known here: listen, max_connections, max_connections_per_user, connects_per_address, trusted_proxies, max_buckets_per_user, max_request_bytes, node_max, max_followed)`},
 		{"key twice", src + "rules: a\nrules: b\n", nil,
 			`m.yaml:4:1: error: rules: the key is there twice`},
 		{"not yaml", "a: [1,\nb: }\n", nil,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -116,6 +117,7 @@ func (d *decoder) validateRelay(r *Relay) {
 		value int64
 	}{
 		{"relay.max_connections", r.MaxConnections},
+		{"relay.max_connections_per_user", r.MaxConnectionsPerUser},
 		{"relay.max_buckets_per_user", r.MaxBucketsPerUser},
 		{"relay.max_request_bytes", int64(r.MaxRequestBytes)},
 		{"relay.node_max", int64(r.NodeMax)},
@@ -123,6 +125,14 @@ func (d *decoder) validateRelay(r *Relay) {
 	} {
 		if n.value <= 0 {
 			d.fail(n.key, "", "must be greater than 0")
+		}
+	}
+	if r.ConnectsPerAddress < 0 || r.ConnectsPerAddress > 1_000_000 {
+		d.fail("relay.connects_per_address", "0 is no limit", "must be between 0 and 1000000")
+	}
+	for i, p := range r.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			d.fail(fmt.Sprintf("relay.trusted_proxies[%d]", i), "a network as 10.0.0.0/8, or 192.0.2.7/32 for one address", "%q is no network", p)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -34,7 +35,9 @@ func (r *Relay) routes() http.Handler {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
-		mux.ServeHTTP(w, req)
+		if r.admit(w, req) {
+			mux.ServeHTTP(w, req)
+		}
 	})
 }
 
@@ -48,7 +51,8 @@ func writeError(w http.ResponseWriter, e ending) {
 		e.status = http.StatusInternalServerError
 	}
 	if e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "5")
+		// A fleet that was refused together must not come back together.
+		w.Header().Set("Retry-After", strconv.Itoa(2+rand.IntN(9)))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	body := protocol.ErrorBody{Code: e.code, Status: e.status, Description: e.text}

@@ -167,6 +167,48 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// One user's connections have a limit of their own.
+func TestUserLimit(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{PerUser: 1}})
+	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c"), nil)
+	c.Until(0)
+	resp, body := do(t, "POST", srv.URL+protocol.PathStream, "Token "+srv.Token("alice"), "{}")
+	if resp.StatusCode != 429 || !strings.Contains(body, "max_connections_per_user") || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d: %s", resp.StatusCode, body)
+	}
+	other := dial(t, srv, srv.Token("bob"), relaytest.Request("c"), nil)
+	other.Until(0)
+	c.Close()
+	pgtest.Eventually(t, time.Minute, func() error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		resp, err := relaytest.Post(ctx, srv.URL, srv.Token("alice"), []byte("{}"), nil)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d after the first has left", resp.StatusCode)
+		}
+		return nil
+	})
+}
+
+// An address that asks too often is told so before anything else is looked at.
+func TestAddressLimit(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{PerAddress: 1}})
+	for i := range 30 {
+		resp, body := do(t, "POST", srv.URL+protocol.PathStream, "", "{}")
+		if resp.StatusCode == 429 {
+			if i < 10 || !strings.Contains(body, "connects_per_address") || resp.Header.Get("Retry-After") == "" {
+				t.Errorf("request %d: %s", i, body)
+			}
+			return
+		}
+	}
+	t.Error("30 requests at once are not too many")
+}
+
 func TestConnectionLimit(t *testing.T) {
 	srv := relaytest.Serve(t, relaytest.NewSidecar(), relaytest.Options{Limits: relay.Limits{Connections: 1}})
 	c := dial(t, srv, srv.Token("alice"), relaytest.Request("c"), nil)

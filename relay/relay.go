@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,12 +33,16 @@ type Config struct {
 	// Origins restricts the origins of browsers that may open a WebSocket
 	// (host patterns); empty allows all: only tokens authorise, never cookies.
 	Origins []string
+	// Proxies are those whose X-Forwarded-For is believed.
+	Proxies []netip.Prefix
 	Log     *slog.Logger
 }
 
 // Limits bound what a relay takes on. Zero fields get the defaults given.
 type Limits struct {
 	Connections     int   // 20,000
+	PerUser         int   // 1,000 connections of one user (sub)
+	PerAddress      int   // connections a second from one address; 0: any number
 	BucketsPerUser  int   // 10,000 distinct buckets
 	Followed        int   // 20,000,000 bucket subscriptions
 	RequestBytes    int64 // 16 MiB after authentication, 1 MiB before
@@ -53,6 +58,7 @@ type Limits struct {
 
 func (l Limits) withDefaults() Limits {
 	def(&l.Connections, 20_000)
+	def(&l.PerUser, 1000)
 	def(&l.BucketsPerUser, 10_000)
 	def(&l.Followed, 20_000_000)
 	def(&l.RequestBytes, 16<<20)
@@ -91,9 +97,11 @@ type Relay struct {
 	started   time.Time
 	nextID    atomic.Int64
 	opening   atomic.Int64 // WebSockets without a session yet
+	rates     *addressRates
 
 	mu       sync.Mutex
 	sessions map[*session]context.CancelFunc
+	users    map[string]int // sessions by subject
 	draining bool
 	stopping chan struct{} // closed with draining
 	group    sync.WaitGroup
@@ -115,8 +123,9 @@ func New(cfg Config, source Source) (*Relay, error) {
 	r := &Relay{
 		cfg: cfg, source: source, log: cfg.Log, limits: cfg.Limits.withDefaults(), meters: newMeters(),
 		id: hex.EncodeToString(id[:]), started: time.Now(),
-		sessions: map[*session]context.CancelFunc{}, stopping: make(chan struct{}),
+		sessions: map[*session]context.CancelFunc{}, users: map[string]int{}, stopping: make(chan struct{}),
 	}
+	r.rates = newAddressRates(r.limits.PerAddress, cfg.Proxies)
 	r.publisher = newPublisher(source, cfg.Compile, r.limits, r.log, r.meters)
 	r.writes = newWriteCheckpoints(source, r.limits.CheckpointBatch, r.meters.writes)
 	r.pages = semaphore.NewWeighted(r.limits.PageBytes)
@@ -212,10 +221,14 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 	case len(r.sessions) >= r.limits.Connections:
 		r.meters.refused.WithLabelValues("connections").Inc()
 		return nil, nil, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, close: protocol.CloseConnections, text: "too many connections (relay.max_connections)"}
+	case r.users[s.subject] >= r.limits.PerUser:
+		r.meters.refused.WithLabelValues("user").Inc()
+		return nil, nil, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, close: protocol.CloseConnections, text: "too many connections of this user (relay.max_connections_per_user)"}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s.id = r.nextID.Add(1)
 	r.sessions[s] = cancel
+	r.users[s.subject]++
 	r.group.Add(1)
 	s.meters.opened.Inc()
 	s.meters.sessions.Inc()
@@ -223,6 +236,9 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 		cancel()
 		r.mu.Lock()
 		delete(r.sessions, s)
+		if r.users[s.subject]--; r.users[s.subject] == 0 {
+			delete(r.users, s.subject)
+		}
 		r.mu.Unlock()
 		s.leave()
 		s.meters.sessions.Dec()
@@ -237,7 +253,7 @@ func (r *Relay) newSession(token *auth.Token, req *protocol.Request, as protocol
 		as = protocol.NestedJSON
 	}
 	s := &session{
-		relay: r, kind: kind, agent: agent, clientID: req.ClientID, user: writeUser(token.Subject, req.ClientID), since: time.Now(),
+		relay: r, kind: kind, agent: agent, subject: token.Subject, clientID: req.ClientID, user: writeUser(token.Subject, req.ClientID), since: time.Now(),
 		core: newCore(req.Buckets, as), wake: make(chan struct{}, 1), expires: token.Expires,
 		request: resolveRequest{rules: RulesRequest{Claims: token.Claims, Parameters: req.Parameters, Streams: req.Streams}},
 		resolve: true, meters: r.meters.transport(kind),

@@ -39,6 +39,7 @@ const mailMax = 64
 // publisher puts mail in.
 type session struct {
 	id       int64
+	subject  string // of the token
 	user     string // of write checkpoints
 	clientID string
 	agent    string

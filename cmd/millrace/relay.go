@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"syscall"
 
 	"github.com/millrace/millrace/config"
@@ -46,17 +47,24 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 		verifier.Close()
 		return nil, nil, usage(err)
 	}
+	var proxies []netip.Prefix
+	for _, p := range cfg.Relay.TrustedProxies {
+		proxies = append(proxies, netip.MustParsePrefix(p)) // the configuration was validated
+	}
 	r, err := relay.New(relay.Config{
 		Name:   processName(),
 		Listen: address,
 		Limits: relay.Limits{
 			Connections:    int(cfg.Relay.MaxConnections),
+			PerUser:        int(cfg.Relay.MaxConnectionsPerUser),
+			PerAddress:     int(cfg.Relay.ConnectsPerAddress),
 			BucketsPerUser: int(cfg.Relay.MaxBucketsPerUser),
 			Followed:       int(cfg.Relay.MaxFollowed),
 			RequestBytes:   int64(cfg.Relay.MaxRequestBytes),
 			NodeBytes:      int(cfg.Relay.NodeMax),
 		},
 		Verifier: verifier,
+		Proxies:  proxies,
 		Log:      log,
 	}, sidecarSource{reader})
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/relay"
 	"github.com/millrace/millrace/relay/relaytest"
 )
 
@@ -29,7 +30,7 @@ import (
 // -benchtime, for example -benchtime 2000x.
 func BenchmarkIdleConnections(b *testing.B) {
 	side := relaytest.NewSidecar()
-	srv := relaytest.Serve(b, side)
+	srv := relaytest.Serve(b, side, relaytest.Options{Limits: relay.Limits{Connections: 1 << 20, PerUser: 1 << 20}})
 	base := rss(b)
 	d := dial(b, srv, b.N)
 	b.ReportMetric(float64(rss(b)-base)/float64(b.N), "KiB/conn")
@@ -54,7 +55,7 @@ func BenchmarkFanOut(b *testing.B) {
 		clients = n
 	}
 	side := relaytest.NewSidecar()
-	srv := relaytest.Serve(b, side)
+	srv := relaytest.Serve(b, side, relaytest.Options{Limits: relay.Limits{Connections: 1 << 20, PerUser: 1 << 20}})
 	d := dial(b, srv, clients)
 	began := cpu(b)
 	var times []time.Duration
