@@ -445,6 +445,12 @@ func (c *core) page(p *page, out *output) {
 		if part.gone {
 			continue
 		}
+		if part.done && part.lines == nil && h.behind() && h.state.last <= p.request.upto {
+			// The newest op of a bucket is always there: its history was dropped
+			// after this snapshot was opened.
+			c.blocked = true
+			continue
+		}
 		if part.lines != nil {
 			out.data(part.lines)
 			h.pos = part.last
