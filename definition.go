@@ -37,11 +37,15 @@ type RuleSetID int32
 // RuleSetState is where a rule set stands.
 type RuleSetState string
 
-// The states, in order.
+// The states. A set goes from building to active, retired and dropped, or from
+// building to abandoned.
 const (
 	RuleSetBuilding RuleSetState = "building" // its new definitions are being copied; nothing of it is served
 	RuleSetActive   RuleSetState = "active"   // in force since ActiveFrom
 	RuleSetRetired  RuleSetState = "retired"  // replaced, still fed until it is dropped
+
+	RuleSetDropped   RuleSetState = "dropped"   // replaced and no longer fed
+	RuleSetAbandoned RuleSetState = "abandoned" // replaced before it was built
 )
 
 // RuleSet is one deployed content of the rules file and the definitions it

@@ -32,9 +32,10 @@ type appender struct {
 	copies    []*copyRun // whose state is to be stored
 	writes    pendingWrites
 
-	activated map[millrace.RuleSetID]bool
-	queue     []event
-	timer     *time.Timer
+	// changing: the rules change, the work ends once all of it is durable.
+	changing bool
+	queue    []event
+	timer    *time.Timer
 }
 
 // event is something a source's goroutines tell the appender.
@@ -54,14 +55,13 @@ const (
 
 func newAppender(c *Config, w *writer, f *feed) *appender {
 	a := &appender{
-		config:    c,
-		log:       c.Logger,
-		writer:    w,
-		feed:      f,
-		events:    make(chan event, eventsRoom),
-		activated: map[millrace.RuleSetID]bool{},
-		timer:     time.NewTimer(time.Hour),
-		policy:    flushPolicy{every: c.positions},
+		config: c,
+		log:    c.Logger,
+		writer: w,
+		feed:   f,
+		events: make(chan event, eventsRoom),
+		timer:  time.NewTimer(time.Hour),
+		policy: flushPolicy{every: c.positions},
 	}
 	for range batchCount {
 		a.free = append(a.free, &batch{})
@@ -126,9 +126,47 @@ more:
 	return nil
 }
 
+// changeEvent tells that the rules change.
+type changeEvent struct{}
+
+func (changeEvent) handle(_ context.Context, a *appender) error {
+	a.changing = true
+	return nil
+}
+
+// changeRules ends the work with errRulesChanged, at the end of a transaction
+// and when all that was evaluated is durable. It may be called again.
+func (a *appender) changeRules(ctx context.Context) {
+	select {
+	case a.events <- changeEvent{}:
+	case <-ctx.Done():
+	}
+}
+
+// endFeed flushes what is open, and ends the work when it is durable.
+func (a *appender) endFeed(ctx context.Context) error {
+	if a.hasWork() || a.moved() {
+		if err := a.flush(ctx, 0); err != nil {
+			return err
+		}
+	}
+	for a.given > 0 {
+		select {
+		case w := <-a.writer.done:
+			a.written(w)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return errRulesChanged
+}
+
 // settle does what has become due: chunks to merge or to read, a rule set to
 // activate, a flush.
 func (a *appender) settle(ctx context.Context) error {
+	if a.changing {
+		return a.endFeed(ctx)
+	}
 	for _, s := range a.sources {
 		if err := s.advanceCopies(ctx, a); err != nil {
 			return err

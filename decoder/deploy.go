@@ -8,50 +8,74 @@ import (
 	"slices"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/syncrules"
 )
 
-// deploy compiles the rules, stores them as a new rule set if this content was
-// never deployed, and gives what is to be fed. The new set's definitions that
-// no other set has are copied; it is put in force when they are exact.
-func deploy(ctx context.Context, c *Config, r Registry, state *millrace.DecoderState) (*feed, error) {
+// deployFile deploys the configured rules if this content never was. A content
+// that was deployed before is left alone: people may have gone on to another
+// one, or back from it.
+func deployFile(ctx context.Context, c *Config, r Registry) error {
 	rules, diagnostics, err := compileRules(c.RulesFile, c.Rules)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, d := range append(diagnostics, rules.Warnings()...) {
 		c.Logger.Warn(d.Message, "file", c.RulesFile, "line", d.Line, "column", d.Column)
 	}
-	sets := slices.Clone(state.RuleSets)
-	deployed := slices.ContainsFunc(sets, func(s millrace.RuleSet) bool { return s.Content == c.Rules })
-	if !deployed {
-		for _, s := range sets {
-			if s.State == millrace.RuleSetBuilding {
-				return nil, fmt.Errorf("rules %s are new, but rule set %d is still being built: start with its rules again and deploy these once it is active", c.RulesFile, s.ID)
-			}
-		}
-		var definitions []millrace.Definition
-		for _, d := range rules.Definitions() {
-			definitions = append(definitions, millrace.Definition{Kind: d.Kind, Key: d.Key, Name: d.Name, Hash: d.Hash})
-		}
-		set, err := r.Deploy(ctx, c.Rules, definitions)
-		if err != nil {
-			return nil, fmt.Errorf("deploy %s: %w", c.RulesFile, err)
-		}
-		c.Logger.Info("rules deployed", "file", c.RulesFile, "rule_set", set.ID, "definitions", len(definitions))
-		sets = append(sets, *set)
+	deployed, err := r.Deployed(ctx, c.Rules)
+	if err != nil || deployed {
+		return err
 	}
-	f := &feed{}
+	set, err := r.Deploy(ctx, c.Rules, definitionsOf(rules))
+	if err != nil {
+		return fmt.Errorf("deploy %s: %w", c.RulesFile, err)
+	}
+	c.Logger.Info("rules deployed", "file", c.RulesFile, "rule_set", set.ID, "definitions", len(set.Definitions))
+	return nil
+}
+
+// definitionsOf are the definitions of compiled rules as they are deployed.
+func definitionsOf(rules *syncrules.Rules) []millrace.Definition {
+	var list []millrace.Definition
+	for _, d := range rules.Definitions() {
+		list = append(list, millrace.Definition{Kind: d.Kind, Key: d.Key, Name: d.Name, Hash: d.Hash})
+	}
+	return list
+}
+
+// openFeed gives what is to be fed, after what people asked for was carried out
+// and what has been kept long enough was retired.
+func openFeed(ctx context.Context, c *Config, r Registry) (*feed, *millrace.DecoderState, error) {
+	if err := answerRequests(ctx, c, r); err != nil {
+		return nil, nil, err
+	}
+	ended, err := r.RetireRules(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range ended {
+		c.Logger.Info("rule set is not kept any longer", "rule_set", id)
+	}
+	state, err := r.State(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the state of the sidecar: %w", err)
+	}
+	sets := state.RuleSets
 	slices.SortFunc(sets, func(a, b millrace.RuleSet) int {
 		return cmp.Or(cmp.Compare(feedOrder[a.State], feedOrder[b.State]), cmp.Compare(b.ID, a.ID))
 	})
+	if !slices.ContainsFunc(sets, func(s millrace.RuleSet) bool { return s.Content == c.Rules }) {
+		c.Logger.Info("the rules in the configured file are not in force: they were deployed before, and others after them", "file", c.RulesFile)
+	}
+	f := &feed{}
 	for _, s := range sets {
 		set, err := openRuleset(s)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		f.sets = append(f.sets, set)
 	}
-	return f, nil
+	return f, state, nil
 }
 
 var feedOrder = map[millrace.RuleSetState]int{

@@ -23,6 +23,11 @@ type Sidecar interface {
 // the sources commit, until ctx ends or the sidecar fails. It returns ctx's
 // error or the sidecar's.
 //
+// People change the rules while it runs: what they ask for is stored in the
+// sidecar. Then the sources are let go at the end of a transaction, once all
+// that was read of them is durable, and connected again with the new feed. It
+// takes a moment, in which relays serve what there is.
+//
 // An error of a source does not end the term. It is reported, and the source is
 // tried again. If it came in the middle of a transaction of which a part is on
 // its way to the sidecar, all sources begin again with what is durable.
@@ -34,15 +39,18 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	if err != nil {
 		return err
 	}
+	if err := deployFile(ctx, &c, sidecar); err != nil {
+		return err
+	}
 	rests := map[string]rest{}
 	for {
-		err := round(ctx, c, sidecar, rests)
+		err := round(ctx, &c, sidecar, rests)
 		var torn *tornError
 		var restart *restartError
 		switch {
 		case ctx.Err() != nil:
 			return err
-		case errors.As(err, &restart):
+		case errors.Is(err, errRulesChanged), errors.As(err, &restart):
 			continue
 		case !errors.As(err, &torn):
 			return err
@@ -52,6 +60,9 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 		rests[torn.source] = rest{time.Now().Add(c.stopped), torn.err}
 	}
 }
+
+// errRulesChanged ends a round, with nothing open and nothing under way.
+var errRulesChanged = errors.New("the rules change")
 
 // tornError is an error of a source in the middle of a transaction of which a
 // part is on its way to the sidecar: what is open there has to be dropped.
@@ -69,41 +80,51 @@ type rest struct {
 	err   error
 }
 
-// round works until ctx ends, the sidecar fails or a transaction is torn. A
-// source is left alone until it has rested.
-func round(ctx context.Context, c Config, sidecar Sidecar, rests map[string]rest) error {
-	state, err := sidecar.State(ctx)
-	if err != nil {
-		return fmt.Errorf("read the state of the sidecar: %w", err)
-	}
-	f, err := deploy(ctx, &c, sidecar, state)
+// round works on one feed until ctx ends, the sidecar fails, a transaction is
+// torn or the rules change. A source is left alone until it has rested.
+func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]rest) error {
+	f, state, err := openFeed(ctx, c, sidecar)
 	if err != nil {
 		return err
 	}
-	if err := registerSources(ctx, &c, sidecar, state); err != nil {
+	if err := registerSources(ctx, c, sidecar, state); err != nil {
 		return err
 	}
 	w := newWriter(sidecar, batchCount)
-	a := newAppender(&c, w, f)
-	g, ctx := errgroup.WithContext(ctx)
+	a := newAppender(c, w, f)
+	var runners []*runner
 	for i := range c.Sources {
-		s, k := openSource(&c, i, state)
+		s, k := openSource(c, i, state)
 		s.status = newStatus(s.saved.ID)
 		a.sources = append(a.sources, s)
-		r := &runner{config: &c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
+		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
 		s.status.fail(r.rest.err)
-		g.Go(func() error { return r.run(ctx) })
-		g.Go(func() error { return s.status.run(ctx, sidecar, c.Logger) })
+		runners = append(runners, r)
 	}
-	g.Go(func() error { return w.run(ctx) })
-	g.Go(func() error { return a.run(ctx) })
-	if requests, ok := sidecar.(WriteRequests); ok {
-		watch := newWriteWatch(&c, a)
-		g.Go(func() error { return watch.run(ctx, requests) })
-	}
-	err = g.Wait()
-	a.drain()
-	return err
+	defer a.drain()
+	writing, ctx := errgroup.WithContext(ctx)
+	writing.Go(func() error { return w.run(ctx) })
+	writing.Go(func() error {
+		g, ctx := errgroup.WithContext(ctx)
+		for _, r := range runners {
+			g.Go(func() error { return r.run(ctx) })
+			g.Go(func() error { return r.status.run(ctx, sidecar, c.Logger) })
+		}
+		g.Go(func() error { return a.run(ctx) })
+		g.Go(func() error { return sidecar.WatchRules(ctx, func() { a.changeRules(ctx) }) })
+		if requests, ok := sidecar.(WriteRequests); ok {
+			watch := newWriteWatch(c, a)
+			g.Go(func() error { return watch.run(ctx, requests) })
+		}
+		err := g.Wait()
+		var torn *tornError
+		var restart *restartError
+		if errors.Is(err, errRulesChanged) || errors.As(err, &torn) || errors.As(err, &restart) {
+			w.finish() // what it is at is not cut short: the term goes on
+		}
+		return err
+	})
+	return writing.Wait()
 }
 
 // registerSources stores the sources that are new, in the order of the

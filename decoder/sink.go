@@ -45,7 +45,8 @@ type WriteRequests interface {
 
 // Registry is the part of the sidecar that remembers sources, tables and rule
 // sets. Its writes are transactions of their own under the same fence, made
-// while no flush is open. Not for concurrent use with Sink, but for Report.
+// while no flush is open. Not for concurrent use with Sink, but for Report and
+// WatchRules.
 type Registry interface {
 	// State reads everything a new term starts from.
 	State(ctx context.Context) (*millrace.DecoderState, error)
@@ -53,14 +54,38 @@ type Registry interface {
 	SaveSource(ctx context.Context, s *millrace.Source) error
 	// SaveTable stores a source table, giving it an ID if it has none.
 	SaveTable(ctx context.Context, t *millrace.SourceTable) error
-	// Deploy stores a rule set in state building. Definitions whose hash is
-	// known keep their ID, wire prefix and history; the others are created with
-	// their partitions. The given Definitions carry Kind, Key, Name and Hash.
+	// ForgetTables notes that no rules use the tables any more, but for those
+	// that a definition which is fed still has rows of, and gives the ones it
+	// noted. State does not give them again; a table that is used again is a
+	// new one.
+	ForgetTables(ctx context.Context, tables []millrace.TableID) ([]millrace.TableID, error)
+	// Deploy stores a rule set in state building, in place of one that is being
+	// built: that one is abandoned, and its copies go on for the definitions
+	// that both have. Definitions whose hash is known keep their ID, wire prefix
+	// and history; the others are created with their partitions. The given
+	// Definitions carry Kind, Key, Name and Hash.
 	Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error)
 	// RestartHistory puts a source of the same name in the place of one whose
 	// history is lost, and stores the rule set that takes the place of what it
 	// was in. State is to be read anew after it.
 	RestartHistory(ctx context.Context, r millrace.HistoryRestart) error
+	// Deployed tells whether a content was ever deployed.
+	Deployed(ctx context.Context, content string) (bool, error)
+	// RuleRequests lists what people asked for and nobody answered, oldest
+	// first.
+	RuleRequests(ctx context.Context) ([]millrace.RuleRequest, error)
+	// AnswerRules carries out an answer and stores it, in one transaction. It
+	// gives the rule set that was deployed; nil if none was.
+	AnswerRules(ctx context.Context, a millrace.RuleAnswer) (*millrace.RuleSet, error)
+	// RetireRules ends the replaced rule sets that have been kept long enough,
+	// and the definitions that no other set has: their history is dropped soon
+	// after. It is called while nothing is fed, and the sets it gives back must
+	// not be fed any more.
+	RetireRules(ctx context.Context) ([]millrace.RuleSetID, error)
+	// WatchRules calls changed when there is a request to answer or a rule set
+	// to retire, soon after, and again as long as there is, until ctx ends. It
+	// uses a connection of its own, and waits while it has none.
+	WatchRules(ctx context.Context, changed func()) error
 	// Report replaces what the status views show of a source. It may be called
 	// at any time, by any goroutine, and uses a connection of its own.
 	Report(ctx context.Context, r millrace.SourceReport) error

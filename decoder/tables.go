@@ -63,15 +63,44 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table) ([]*t
 		tables = append(tables, t)
 	}
 	r.status.lasts(errors.Join(left...))
-	for _, saved := range k.tables {
-		gone := !slices.ContainsFunc(found, func(t catalog.Table) bool { return t.OID == saved.OID })
+	missing := slices.DeleteFunc(slices.Clone(k.tables), func(saved *millrace.SourceTable) bool {
+		return slices.ContainsFunc(found, func(t catalog.Table) bool { return t.OID == saved.OID })
+	})
+	if err := r.forgetUnused(ctx, missing); err != nil {
+		return nil, err
+	}
+	for _, saved := range missing {
 		name := saved.Schema + "." + saved.Name
-		if gone && !k.shown["gone "+name] {
+		if slices.Contains(k.tables, saved) && !k.shown["gone "+name] {
 			k.shown["gone "+name] = true
 			r.config.Logger.Warn("a table that was synced is not on the source any more; its rows stay as they were", "source", r.source.config.Name, "table", name)
 		}
 	}
 	return tables, nil
+}
+
+// forgetUnused takes away the tables that no rules name any more. Nothing told
+// of them is taken in from now on, so what is known of them becomes wrong.
+func (r *runner) forgetUnused(ctx context.Context, missing []*millrace.SourceTable) error {
+	var unused, forgotten []millrace.TableID
+	for _, t := range missing {
+		if !r.feed.uses(r.source.origin.tags, t.Schema, t.Name) {
+			unused = append(unused, t.ID)
+		}
+	}
+	if len(unused) == 0 {
+		return nil
+	}
+	err := r.writer.call(ctx, func(ctx context.Context, s Sidecar) (err error) {
+		forgotten, err = s.ForgetTables(ctx, unused)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("forget tables that no rules use: %w", err)
+	}
+	k := r.known
+	k.tables = slices.DeleteFunc(k.tables, func(t *millrace.SourceTable) bool { return slices.Contains(forgotten, t.ID) })
+	return nil
 }
 
 func (r *runner) saveTable(ctx context.Context, t *millrace.SourceTable) error {
@@ -128,7 +157,6 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, tab
 		return err
 	}
 	building, served := r.feed.building(), r.feed.served()
-	registered := building != nil && slices.ContainsFunc(k.copies, func(c millrace.Copy) bool { return c.RuleSet == building.set.ID })
 	var copies []*millrace.Copy
 	for _, t := range tables {
 		set := building
@@ -140,8 +168,10 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, tab
 				set = served
 			}
 			want = func(millrace.DefinitionID) bool { return true }
-		case building != nil && (t.isNew || !registered):
-			want = func(id millrace.DefinitionID) bool { return r.feed.isNew(building, id) }
+		case building != nil:
+			want = func(id millrace.DefinitionID) bool {
+				return r.feed.isNew(building, id) && !k.isCopied(building.set.ID, t.saved.ID, id)
+			}
 		default:
 			continue
 		}
@@ -149,7 +179,7 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, tab
 		if err != nil {
 			return err
 		}
-		again := slices.ContainsFunc(k.copies, func(c millrace.Copy) bool {
+		again := t.isNew && slices.ContainsFunc(k.copies, func(c millrace.Copy) bool {
 			return c.Table == t.saved.ID && c.RuleSet == set.set.ID && c.State != millrace.CopyDone
 		})
 		if p.target == nil || again {
@@ -167,6 +197,14 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, tab
 		copies = append(copies, c)
 	}
 	return r.commitCopies(ctx, copies, tables)
+}
+
+// isCopied tells whether a copy for a rule set, done or not, fills a definition
+// from a table.
+func (k *known) isCopied(set millrace.RuleSetID, table millrace.TableID, id millrace.DefinitionID) bool {
+	return slices.ContainsFunc(k.copies, func(c millrace.Copy) bool {
+		return c.RuleSet == set && c.Table == table && slices.Contains(c.Definitions, id)
+	})
 }
 
 // commitCopies stores new copies, and with the first of a slot its position.

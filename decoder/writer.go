@@ -21,6 +21,8 @@ type writer struct {
 
 	open     bool  // a sidecar transaction is open
 	deferred []job // for when none is
+
+	stop, ended chan struct{}
 }
 
 // job is one of: a batch, a question, a call.
@@ -44,12 +46,20 @@ type written struct {
 }
 
 func newWriter(s Sidecar, batches int) *writer {
-	return &writer{sidecar: s, work: make(chan job), done: make(chan written, batches)}
+	return &writer{sidecar: s, work: make(chan job), done: make(chan written, batches), stop: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// run works until the context ends or the sidecar fails. What is open then is
-// rolled back.
+// finish ends run after the job it is at, and waits for that. Nobody gives it
+// another one.
+func (w *writer) finish() {
+	close(w.stop)
+	<-w.ended
+}
+
+// run works until the context ends, it is to finish, or the sidecar fails. What
+// is open then is rolled back.
 func (w *writer) run(ctx context.Context) (err error) {
+	defer close(w.ended)
 	defer func() {
 		if w.open || err != nil {
 			// The term's context may have ended; the transaction still has to.
@@ -64,6 +74,8 @@ func (w *writer) run(ctx context.Context) (err error) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-w.stop:
+			return nil
 		case j = <-w.work:
 		}
 		began := time.Now()

@@ -50,6 +50,7 @@ CREATE TABLE millrace.rule_requests (
 CREATE INDEX rule_requests_pending ON millrace.rule_requests (id) WHERE state = 'pending';
 COMMENT ON INDEX millrace.rule_requests_pending IS 'What the decoder has not answered yet.';
 COMMENT ON TABLE millrace.rule_requests IS 'Changes of the rules that people asked for: millrace rules deploy and rollback write here, the decoder answers.';
+COMMENT ON SEQUENCE millrace.rule_requests_id_seq IS 'Numbers of requests.';
 COMMENT ON COLUMN millrace.rule_requests.id IS 'Number of the request.';
 COMMENT ON COLUMN millrace.rule_requests.kind IS 'deploy: put content in force. rollback: go back to an earlier rule set.';
 COMMENT ON COLUMN millrace.rule_requests.content IS 'The rules file to deploy; null for a roll-back.';

@@ -74,12 +74,13 @@ COMMENT ON COLUMN millrace.status.oldest_snapshot IS 'Age of the oldest open tra
 
 CREATE OR REPLACE VIEW millrace.definitions AS
 SELECT d.id, d.kind, d.name, d.key, d.wire_prefix, d.hash,
-  CASE WHEN bool_or(r.state = 'active') THEN 'active' WHEN bool_or(r.state = 'building') THEN 'building'
+  CASE WHEN d.dropped_at IS NOT NULL THEN 'dropped' WHEN d.retired_at IS NOT NULL THEN 'dropping'
+    WHEN bool_or(r.state = 'active') THEN 'active' WHEN bool_or(r.state = 'building') THEN 'building'
     WHEN bool_or(r.state = 'retired') THEN 'retired' ELSE 'unused' END AS state,
   array_agg(r.id ORDER BY r.id) FILTER (WHERE r.id IS NOT NULL) AS rule_sets,
   (SELECT count(*) FROM millrace.bucket_names n WHERE n.definition = d.id) AS buckets,
   CASE d.kind WHEN 'bucket' THEN pg_total_relation_size(to_regclass('millrace.ops_' || d.id)) + pg_total_relation_size(to_regclass('millrace.row_state_' || d.id)) END AS disk_bytes,
-  d.created_at
+  d.created_at, d.retired_at, d.dropped_at
 FROM millrace.definition_versions d
 LEFT JOIN millrace.rule_sets r ON r.mapping @> jsonb_build_array(jsonb_build_object('definition', d.id))
 GROUP BY d.id
@@ -91,18 +92,20 @@ COMMENT ON COLUMN millrace.definitions.name IS 'The bucket definition or stream 
 COMMENT ON COLUMN millrace.definitions.key IS 'Its name inside the compiled rules file.';
 COMMENT ON COLUMN millrace.definitions.wire_prefix IS 'Start of the wire names of its buckets; null for lookups.';
 COMMENT ON COLUMN millrace.definitions.hash IS 'Hash of its meaning.';
-COMMENT ON COLUMN millrace.definitions.state IS 'active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. unused: in none.';
+COMMENT ON COLUMN millrace.definitions.state IS 'active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. dropping: no longer fed, its history is being dropped. dropped: it is gone. unused: in none.';
 COMMENT ON COLUMN millrace.definitions.rule_sets IS 'The rule sets it is in.';
 COMMENT ON COLUMN millrace.definitions.buckets IS 'Number of its buckets.';
 COMMENT ON COLUMN millrace.definitions.disk_bytes IS 'Bytes on disk of its ops and row states with their indexes; null for lookups.';
 COMMENT ON COLUMN millrace.definitions.created_at IS 'When its history began.';
+COMMENT ON COLUMN millrace.definitions.retired_at IS 'Since when it is no longer fed; null while it is.';
+COMMENT ON COLUMN millrace.definitions.dropped_at IS 'When its history was dropped.';
 
 CREATE OR REPLACE VIEW millrace.buckets AS
 SELECT d.wire_prefix || '#' || n.name AS bucket, d.name AS definition, n.name, d.served,
   coalesce(t.rows, 0) AS rows, coalesce(t.ops, 0) AS ops, coalesce(t.bytes, 0) AS bytes, coalesce(t.checksum, 0) AS checksum, t.last_op
 FROM (
   SELECT v.id, v.name, v.wire_prefix, millrace.serves(v.id, h.op_id) AS served
-  FROM millrace.definition_versions v CROSS JOIN millrace.head h WHERE v.kind = 'bucket' OFFSET 0) d
+  FROM millrace.definition_versions v CROSS JOIN millrace.head h WHERE v.kind = 'bucket' AND v.dropped_at IS NULL OFFSET 0) d
 JOIN millrace.bucket_names n ON n.definition = d.id
 LEFT JOIN millrace.bucket_totals t ON t.bucket = n.id;
 COMMENT ON VIEW millrace.buckets IS 'Every bucket that ever had a row, with its running totals.';

@@ -182,15 +182,21 @@ TABLE millrace.definition_versions
     -- Random text that starts the wire names of its buckets: <wire prefix>#<logical name>. Null for lookups.
   created_at timestamp with time zone NOT NULL DEFAULT now()
     -- When its history began.
+  retired_at timestamp with time zone
+    -- Since when it is no longer fed and belongs to no rule set that is; null while it does. Never undone.
+  dropped_at timestamp with time zone
+    -- When its history was dropped.
   without smallint[] NOT NULL DEFAULT '{}'::smallint[]
     -- Sources (sources.id) whose present history began after it: nothing of theirs goes into it, since it has rows of the history before.
   CONSTRAINT definition_versions_check CHECK (((kind = 'bucket'::text) = (wire_prefix IS NOT NULL)))
+  CONSTRAINT definition_versions_ends CHECK (((dropped_at IS NULL) OR (retired_at IS NOT NULL)))
   CONSTRAINT definition_versions_id_check CHECK ((id > 0))
   CONSTRAINT definition_versions_kind_check CHECK ((kind = ANY (ARRAY['bucket'::text, 'lookup'::text])))
-  CONSTRAINT definition_versions_kind_hash_key UNIQUE (kind, hash)
   CONSTRAINT definition_versions_pkey PRIMARY KEY (id)
   CONSTRAINT definition_versions_wire_prefix_check CHECK ((wire_prefix ~ '^[a-z2-7]{4,16}$'::text))
   CONSTRAINT definition_versions_wire_prefix_key UNIQUE (wire_prefix)
+  CREATE UNIQUE INDEX definition_versions_content ON millrace.definition_versions USING btree (kind, hash) WHERE (retired_at IS NULL)
+    -- One history for each content. A content that comes back after its definition was retired gets a new definition.
 
 TABLE millrace.ended_outputs WITH (autovacuum_vacuum_insert_scale_factor=0.1)
   -- Outputs that ended by a delete, an update or an error, kept for history.keep (7 days by default), so that "where did this row go" has an answer.
@@ -392,6 +398,42 @@ TABLE millrace.row_wide
     -- The values, in the decoder's own encoding.
   CONSTRAINT row_wide_pkey PRIMARY KEY (source_table, row_key)
 
+TABLE millrace.rule_requests
+  -- Changes of the rules that people asked for: millrace rules deploy and rollback write here, the decoder answers.
+  id bigint NOT NULL
+    -- Number of the request.
+  kind text NOT NULL
+    -- deploy: put content in force. rollback: go back to an earlier rule set.
+  content text
+    -- The rules file to deploy; null for a roll-back.
+  file text NOT NULL DEFAULT ''::text
+    -- Name of the file.
+  target integer
+    -- The rule set to go back to; null for the one before.
+  requested_by text NOT NULL DEFAULT SESSION_USER
+    -- Role that asked.
+  requested_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+    -- When it was asked.
+  state text NOT NULL DEFAULT 'pending'::text
+    -- pending. done: rule_set is what it led to. refused: message says why; nothing has changed. superseded: a later request came before a decoder saw this one.
+  rule_set integer
+    -- The rule set it led to; it may still be building.
+  message text NOT NULL DEFAULT ''::text
+    -- The answer in words.
+  answered_at timestamp with time zone
+    -- When the decoder answered.
+  CONSTRAINT rule_requests_check CHECK (((kind = 'deploy'::text) = (content IS NOT NULL)))
+  CONSTRAINT rule_requests_check1 CHECK (((state = 'pending'::text) = (answered_at IS NULL)))
+  CONSTRAINT rule_requests_content_check CHECK ((octet_length(content) <= 1048576))
+  CONSTRAINT rule_requests_kind_check CHECK ((kind = ANY (ARRAY['deploy'::text, 'rollback'::text])))
+  CONSTRAINT rule_requests_pkey PRIMARY KEY (id)
+  CONSTRAINT rule_requests_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'done'::text, 'refused'::text, 'superseded'::text])))
+  CREATE INDEX rule_requests_pending ON millrace.rule_requests USING btree (id) WHERE (state = 'pending'::text)
+    -- What the decoder has not answered yet.
+
+SEQUENCE millrace.rule_requests_id_seq
+  -- Numbers of requests.
+
 TABLE millrace.rule_sets
   -- Deployed contents of the rules file. The set in force at op id C is the one with the greatest active_from <= C.
   id integer NOT NULL
@@ -399,9 +441,9 @@ TABLE millrace.rule_sets
   content text NOT NULL
     -- The rules file as deployed.
   state text NOT NULL
-    -- building: new definitions are being copied, nothing of it is served. active: in force. retired: replaced, still fed until it is dropped.
+    -- building: new definitions are being copied, nothing of it is served. active: in force. retired: replaced, still fed for rules_keep. dropped: replaced and no longer fed. abandoned: replaced before it was built.
   active_from bigint
-    -- Op id since which the set is in force; null until activated.
+    -- Op id since which the set is in force, or was; null if it never was.
   mapping jsonb NOT NULL
     -- Which definition each part of the file maps to: [{"key", "kind", "name", "definition"}]. Relays read this and never hash.
   created_at timestamp with time zone NOT NULL DEFAULT now()
@@ -410,15 +452,23 @@ TABLE millrace.rule_sets
     -- When it was activated.
   retired_at timestamp with time zone
     -- When another set replaced it.
+  file text NOT NULL DEFAULT ''::text
+    -- Name of the file it was deployed from.
+  rolls_back integer
+    -- The earlier rule set it is a roll-back to; else null.
+  ended_at timestamp with time zone
+    -- When it was dropped or abandoned.
   CONSTRAINT rule_sets_active_from_check CHECK ((active_from > 0))
   CONSTRAINT rule_sets_active_from_key UNIQUE (active_from)
-  CONSTRAINT rule_sets_check CHECK (((state = 'building'::text) = (active_from IS NULL)))
+  CONSTRAINT rule_sets_check CHECK (((state = ANY (ARRAY['building'::text, 'abandoned'::text])) = (active_from IS NULL)))
   CONSTRAINT rule_sets_id_check CHECK ((id > 0))
   CONSTRAINT rule_sets_mapping_check CHECK ((jsonb_typeof(mapping) = 'array'::text))
   CONSTRAINT rule_sets_pkey PRIMARY KEY (id)
-  CONSTRAINT rule_sets_state_check CHECK ((state = ANY (ARRAY['building'::text, 'active'::text, 'retired'::text])))
+  CONSTRAINT rule_sets_state_check CHECK ((state = ANY (ARRAY['building'::text, 'active'::text, 'retired'::text, 'dropped'::text, 'abandoned'::text])))
   CREATE UNIQUE INDEX rule_sets_one_active ON millrace.rule_sets USING btree (state) WHERE (state = 'active'::text)
     -- At most one rule set is active.
+  CREATE UNIQUE INDEX rule_sets_one_building ON millrace.rule_sets USING btree (state) WHERE (state = 'building'::text)
+    -- At most one rule set is being built.
 
 TABLE millrace.schema_migrations
   -- Which migration the schema is at; kept by golang-migrate.
@@ -515,6 +565,8 @@ TABLE millrace.source_tables
     -- When the table was first seen.
   updated_at timestamp with time zone NOT NULL DEFAULT now()
     -- When this description last changed.
+  forgotten_at timestamp with time zone
+    -- Since when no rules use the table, so that nothing of it is fed; null while they do. A table that is used again is a new row.
   CONSTRAINT source_tables_id_check CHECK ((id > 0))
   CONSTRAINT source_tables_identity_check CHECK ((identity = ANY (ARRAY['default'::text, 'index'::text, 'full'::text, 'nothing'::text])))
   CONSTRAINT source_tables_pkey PRIMARY KEY (id)
@@ -730,7 +782,7 @@ VIEW millrace.definitions
   hash text COLLATE "C"
     -- Hash of its meaning.
   state text
-    -- active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. unused: in none.
+    -- active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. dropping: no longer fed, its history is being dropped. dropped: it is gone. unused: in none.
   rule_sets integer[]
     -- The rule sets it is in.
   buckets bigint
@@ -739,6 +791,10 @@ VIEW millrace.definitions
     -- Bytes on disk of its ops and row states with their indexes; null for lookups.
   created_at timestamp with time zone
     -- When its history began.
+  retired_at timestamp with time zone
+    -- Since when it is no longer fed; null while it is.
+  dropped_at timestamp with time zone
+    -- When its history was dropped.
 
 VIEW millrace.pending_write_checkpoints
   -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back.
@@ -810,6 +866,43 @@ VIEW millrace.replication
     -- The last failure in words, until there is progress.
   reported_at timestamp with time zone
     -- When the decoder last reported; old if it is down.
+
+VIEW millrace.rules
+  -- Every rule set there was, with what was copied for it. Its file as deployed: SELECT content FROM millrace.rule_sets WHERE id = …
+  rule_set integer
+    -- Number of the rule set; grows with each deploy and roll-back.
+  state text
+    -- building, active, retired (still fed, ready for roll-back), dropped, or abandoned (replaced before it was built).
+  file text
+    -- Name of the file; empty if the decoder deployed it at its start.
+  rolls_back integer
+    -- The earlier rule set it is a roll-back to.
+  active_from bigint
+    -- Op id since which it is in force, or was.
+  created_at timestamp with time zone
+    -- When it was deployed.
+  activated_at timestamp with time zone
+    -- When it came into force.
+  retired_at timestamp with time zone
+    -- When another one replaced it.
+  ended_at timestamp with time zone
+    -- When it was dropped or abandoned.
+  definitions integer
+    -- Number of its definitions.
+  new_definitions bigint
+    -- How many of them no earlier rule set had: those that had to be built.
+  copy_tables bigint
+    -- Tables copied for it.
+  copy_tables_done bigint
+    -- Tables copied in full.
+  copy_rows bigint
+    -- Rows copied.
+  copy_estimate bigint
+    -- Rows expected.
+  bytes integer
+    -- Length of the file.
+  md5 text
+    -- MD5 of the file, to compare it with one at hand.
 
 VIEW millrace.sessions
   -- Live clients, as their relays last reported.

@@ -14,10 +14,12 @@ import (
 // own that no flush holds up, until the term ends.
 func (w *Writer) startHeartbeat(ctx context.Context) {
 	ctx, w.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	w.startDropping(ctx)
 	w.beating.Add(1)
 	go func() {
 		defer w.beating.Done()
 		defer w.closeSide(ctx)
+		defer w.cancel() // whatever else the term runs ends with it
 		ticker := time.NewTicker(w.opts.Heartbeat)
 		defer ticker.Stop()
 		for {

@@ -126,56 +126,81 @@ type mapped struct {
 // attached because something else holds its parent.
 const attachTries = 100
 
-// Deploy stores a rule set in state building. Definitions whose kind and hash
-// are known keep their ID, wire prefix and history.
-func (w *Writer) Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
+// attaching repeats what makes definitions, while a partition cannot be
+// attached.
+func (w *Writer) attaching(ctx context.Context, f func() error) error {
 	for try := 1; ; try++ {
-		set, err := w.deploy(ctx, content, defs)
+		err := f()
 		var pgErr *pgconn.PgError
 		if err == nil || !errors.As(err, &pgErr) || pgErr.Code != "55P03" || try == attachTries { // lock_not_available
-			return set, err
+			return err
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		w.opts.Logger.Info("deploy waits for a lock on millrace.ops or millrace.row_state, trying again", "try", try)
 	}
 }
 
-func (w *Writer) deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
-	set := &millrace.RuleSet{Content: content, State: millrace.RuleSetBuilding, Definitions: slices.Clone(defs)}
-	err := w.fenced(ctx, "deploy rules", func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '500ms'`); err != nil {
+// Deploy stores a rule set in state building, in place of one that is being
+// built. Definitions whose kind and hash are known keep their ID, wire prefix
+// and history.
+func (w *Writer) Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
+	var set *millrace.RuleSet
+	err := w.attaching(ctx, func() error {
+		return w.fenced(ctx, "deploy rules", func(tx pgx.Tx) (err error) {
+			set, err = deploy(ctx, tx, content, defs)
 			return err
-		}
-		mapping := make([]mapped, len(defs))
-		keys := map[string]bool{}
-		for i := range set.Definitions {
-			d := &set.Definitions[i]
-			if keys[d.Key] {
-				return fmt.Errorf("two definitions have the key %s", d.Key)
-			}
-			keys[d.Key] = true
-			if err := ensureDefinition(ctx, tx, d); err != nil {
-				return fmt.Errorf("definition %s: %w", d.Key, err)
-			}
-			mapping[i] = mapped{d.Key, d.Kind, d.Name, d.ID}
-		}
-		text, err := json.Marshal(mapping)
-		if err != nil {
-			return err
-		}
-		var id int32
-		err = tx.QueryRow(ctx, `
-			INSERT INTO millrace.rule_sets (id, content, state, mapping)
-			SELECT coalesce(max(id), 0) + 1, $1, 'building', $2 FROM millrace.rule_sets RETURNING id`, content, text).Scan(&id)
-		set.ID = millrace.RuleSetID(id)
-		return err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return set, nil
+}
+
+// deploy stores the rule set with the definitions that are new. The copies of a
+// set that was being built go on, for the definitions that both have.
+func deploy(ctx context.Context, tx pgx.Tx, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
+	set := &millrace.RuleSet{Content: content, State: millrace.RuleSetBuilding, Definitions: slices.Clone(defs)}
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '500ms'`); err != nil {
+		return nil, err
+	}
+	mapping := make([]mapped, len(defs))
+	keys := map[string]bool{}
+	for i := range set.Definitions {
+		d := &set.Definitions[i]
+		if keys[d.Key] {
+			return nil, fmt.Errorf("two definitions have the key %s", d.Key)
+		}
+		keys[d.Key] = true
+		if err := ensureDefinition(ctx, tx, d); err != nil {
+			return nil, fmt.Errorf("definition %s: %w", d.Key, err)
+		}
+		mapping[i] = mapped{d.Key, d.Kind, d.Name, d.ID}
+	}
+	text, err := json.Marshal(mapping)
+	if err != nil {
+		return nil, err
+	}
+	abandoned, err := abandonBuilding(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	var id int32
+	err = tx.QueryRow(ctx, `
+		INSERT INTO millrace.rule_sets (id, content, state, mapping)
+		SELECT coalesce(max(id), 0) + 1, $1, 'building', $2 FROM millrace.rule_sets RETURNING id`, content, text).Scan(&id)
+	if err != nil {
+		return nil, err
+	}
+	set.ID = millrace.RuleSetID(id)
+	if len(abandoned) > 0 {
+		if _, err := tx.Exec(ctx, `UPDATE millrace.copies SET rule_set = $1 WHERE rule_set = ANY ($2::int4[])`, id, abandoned); err != nil {
+			return nil, err
+		}
+	}
+	return set, retireDefinitions(ctx, tx, abandoned)
 }
 
 // ensureDefinition finds a definition by content, or makes it with its
@@ -188,7 +213,7 @@ func ensureDefinition(ctx context.Context, tx pgx.Tx, d *millrace.Definition) er
 		return errors.New("it has no hash")
 	}
 	var id int32
-	err := tx.QueryRow(ctx, `SELECT id, coalesce(wire_prefix, '') FROM millrace.definition_versions WHERE kind = $1 AND hash = $2`,
+	err := tx.QueryRow(ctx, `SELECT id, coalesce(wire_prefix, '') FROM millrace.definition_versions WHERE kind = $1 AND hash = $2 AND retired_at IS NULL`,
 		string(d.Kind), d.Hash).Scan(&id, &d.WirePrefix)
 	if err == nil {
 		d.ID = millrace.DefinitionID(id)

@@ -2,12 +2,10 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace/millrace"
 )
@@ -23,15 +21,8 @@ func (w *Writer) RestartHistory(ctx context.Context, r millrace.HistoryRestart) 
 		jump = opIDJump
 	}
 	var id int16
-	err := w.retrying(ctx, func() error {
+	err := w.attaching(ctx, func() error {
 		return w.fenced(ctx, "begin a new history", func(tx pgx.Tx) (err error) {
-			if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '500ms'`); err != nil {
-				return err
-			}
-			var set int32 // its number was never used
-			if err := tx.QueryRow(ctx, `SELECT coalesce(max(id), 0) + 1 FROM millrace.rule_sets`).Scan(&set); err != nil {
-				return err
-			}
 			if id, err = replaceSource(ctx, tx, r); err != nil {
 				return err
 			}
@@ -46,7 +37,8 @@ func (w *Writer) RestartHistory(ctx context.Context, r millrace.HistoryRestart) 
 					return err
 				}
 			}
-			return rebuild(ctx, tx, set, r.Content, r.Definitions)
+			_, err = deploy(ctx, tx, r.Content, r.Definitions)
+			return err
 		})
 	})
 	if err != nil {
@@ -81,16 +73,11 @@ func replaceSource(ctx context.Context, tx pgx.Tx, r millrace.HistoryRestart) (i
 	}
 	// Nothing of its tables is fed any more.
 	for _, statement := range []string{
-		`DELETE FROM millrace.rule_sets WHERE state = 'building'`,
 		`DELETE FROM millrace.copies WHERE source_table IN (SELECT t.id FROM millrace.source_tables t WHERE t.source = $1)`,
 		`DELETE FROM millrace.row_wide WHERE source_table IN (SELECT t.id FROM millrace.source_tables t WHERE t.source = $1)`,
 		`DELETE FROM millrace.row_errors WHERE source_table IN (SELECT t.id FROM millrace.source_tables t WHERE t.source = $1)`,
 	} {
-		var args []any
-		if statement[len(statement)-1] == ')' {
-			args = append(args, int16(r.Source))
-		}
-		if _, err := tx.Exec(ctx, statement, args...); err != nil {
+		if _, err := tx.Exec(ctx, statement, int16(r.Source)); err != nil {
 			return 0, err
 		}
 	}
@@ -106,38 +93,4 @@ func loseDefinitions(ctx context.Context, tx pgx.Tx, lost []millrace.DefinitionI
 	}
 	_, err := tx.Exec(ctx, `UPDATE millrace.definition_versions SET without = without || $1::smallint`, source)
 	return err
-}
-
-// rebuild stores a rule set to be built.
-func rebuild(ctx context.Context, tx pgx.Tx, set int32, content string, defs []millrace.Definition) error {
-	mapping := make([]mapped, len(defs))
-	for i := range defs {
-		d := defs[i]
-		if err := ensureDefinition(ctx, tx, &d); err != nil {
-			return fmt.Errorf("definition %s: %w", d.Key, err)
-		}
-		mapping[i] = mapped{d.Key, d.Kind, d.Name, d.ID}
-	}
-	text, err := json.Marshal(mapping)
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, `
-		INSERT INTO millrace.rule_sets (id, content, state, mapping) VALUES ($1, $2, 'building', $3)`, set, content, text)
-	return err
-}
-
-// retrying repeats f while a partition cannot be attached because something
-// else holds its parent.
-func (w *Writer) retrying(ctx context.Context, f func() error) error {
-	for try := 1; ; try++ {
-		err := f()
-		var pgErr *pgconn.PgError
-		if err == nil || !errors.As(err, &pgErr) || pgErr.Code != "55P03" || try == attachTries { // lock_not_available
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
 }

@@ -68,7 +68,8 @@ func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error
 
 func readTables(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
-		SELECT id, source, oid, schema, name, identity, key_columns, columns FROM millrace.source_tables ORDER BY id`)
+		SELECT id, source, oid, schema, name, identity, key_columns, columns FROM millrace.source_tables
+		WHERE forgotten_at IS NULL ORDER BY id`)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func readTables(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 }
 
 func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
-	rows, err := tx.Query(ctx, `SELECT id, hash, coalesce(wire_prefix, ''), without FROM millrace.definition_versions`)
+	rows, err := tx.Query(ctx, `SELECT id, hash, coalesce(wire_prefix, ''), without FROM millrace.definition_versions WHERE dropped_at IS NULL`)
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,9 @@ func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) erro
 	}); err != nil {
 		return err
 	}
-	rows, err = tx.Query(ctx, `SELECT id, content, state, coalesce(active_from, 0), mapping FROM millrace.rule_sets ORDER BY id`)
+	rows, err = tx.Query(ctx, `
+		SELECT id, content, state, coalesce(active_from, 0), mapping FROM millrace.rule_sets
+		WHERE state IN ('building', 'active', 'retired') ORDER BY id`)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ const (
 	DefaultHistoryKeep   = 7 * 24 * time.Hour
 	DefaultPieceBytes    = 8 << 20
 	DefaultCacheRows     = 200_000
+	DefaultRulesKeep     = time.Hour
 	DefaultHeartbeat     = 2 * time.Second
 	DefaultLeaderSilence = 10 * time.Second
 )
@@ -47,6 +48,9 @@ type Options struct {
 	// HistoryKeep is how long ended outputs, ended lookups and thinned
 	// checkpoints are kept. Default 7 days.
 	HistoryKeep time.Duration
+	// RulesKeep is how long a replaced rule set is fed, so that a roll-back is
+	// instant. At most the ten newest are. Default 1 h; 1 µs for not at all.
+	RulesKeep time.Duration
 	// PieceBytes bounds what a flush keeps in memory before it is written into
 	// the open transaction. Default 8 MiB.
 	PieceBytes int
@@ -62,6 +66,8 @@ type Options struct {
 	// Logger gets changes of leadership and failures of upkeep. Default:
 	// slog.Default().
 	Logger *slog.Logger
+
+	dropPoll time.Duration // between looks for retired definitions
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -71,6 +77,8 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	set(&o.HistoryKeep, DefaultHistoryKeep)
+	set(&o.RulesKeep, DefaultRulesKeep)
+	set(&o.dropPoll, dropPoll)
 	set(&o.Heartbeat, DefaultHeartbeat)
 	set(&o.LeaderSilence, DefaultLeaderSilence)
 	if o.PieceBytes == 0 {
@@ -83,7 +91,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.Logger = slog.Default()
 	}
 	switch {
-	case o.HistoryKeep < 0, o.Heartbeat < 0, o.LeaderSilence < 0, o.PieceBytes < 0, o.CacheRows < 0:
+	case o.HistoryKeep < 0, o.RulesKeep < 0, o.Heartbeat < 0, o.LeaderSilence < 0, o.PieceBytes < 0, o.CacheRows < 0:
 		return o, errors.New("store options must not be negative")
 	case o.LeaderSilence < 3*o.Heartbeat:
 		return o, fmt.Errorf("leader silence %s must be at least three heartbeats of %s", o.LeaderSilence, o.Heartbeat)

@@ -22,8 +22,8 @@ func (s *Sidecar) State(ctx context.Context) (*millrace.DecoderState, error) {
 	state := &millrace.DecoderState{
 		Head:        s.head,
 		Sources:     slices.Clone(s.sources),
-		Tables:      slices.Clone(s.tables),
-		RuleSets:    slices.Clone(s.sets),
+		Tables:      slices.DeleteFunc(slices.Clone(s.tables), func(t millrace.SourceTable) bool { return s.forgotten[t.ID] }),
+		RuleSets:    slices.DeleteFunc(slices.Clone(s.sets), func(set millrace.RuleSet) bool { return !live(&set) }),
 		Definitions: slices.Clone(s.definitions),
 	}
 	for i := range state.RuleSets {
@@ -103,46 +103,10 @@ func (s *Sidecar) SaveTable(ctx context.Context, t *millrace.SourceTable) error 
 	})
 }
 
-// Deploy stores a rule set; definitions with a known hash keep their id.
-func (s *Sidecar) Deploy(ctx context.Context, content string, defs []millrace.Definition) (*millrace.RuleSet, error) {
-	var set millrace.RuleSet
-	err := s.save(ctx, func() error {
-		set = millrace.RuleSet{ID: s.nextSet(), Content: content, State: millrace.RuleSetBuilding}
-		s.deploy(&set, defs)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &set, nil
-}
-
 // Report keeps the newest report of a source.
 func (s *Sidecar) Report(_ context.Context, r millrace.SourceReport) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reports[r.Source] = r
 	return nil
-}
-
-// nextSet numbers a rule set; numbers are not used again.
-func (s *Sidecar) nextSet() millrace.RuleSetID {
-	s.lastSet++
-	return s.lastSet
-}
-
-func (s *Sidecar) deploy(set *millrace.RuleSet, defs []millrace.Definition) {
-	for _, d := range defs {
-		i := slices.IndexFunc(s.definitions, func(o millrace.Definition) bool { return o.Hash == d.Hash && o.Kind == d.Kind })
-		if i < 0 {
-			i = len(s.definitions)
-			d.ID = millrace.DefinitionID(i + 1)
-			d.WirePrefix = fmt.Sprintf("w%d", d.ID)
-			s.definitions = append(s.definitions, d)
-		}
-		mapped := s.definitions[i]
-		mapped.Key, mapped.Name = d.Key, d.Name
-		set.Definitions = append(set.Definitions, mapped)
-	}
-	s.sets = append(s.sets, *set)
 }

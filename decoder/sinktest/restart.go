@@ -28,15 +28,13 @@ func (s *Sidecar) RestartHistory(ctx context.Context, r millrace.HistoryRestart)
 			}
 			s.without[d.ID] = append(s.without[d.ID], next.ID)
 		}
-		s.sets = slices.DeleteFunc(s.sets, func(o millrace.RuleSet) bool { return o.State == millrace.RuleSetBuilding })
 		for id, c := range s.copies {
 			t := slices.IndexFunc(s.tables, func(t millrace.SourceTable) bool { return t.ID == c.Table })
-			if s.tables[t].Source == r.Source || !slices.ContainsFunc(s.sets, func(o millrace.RuleSet) bool { return o.ID == c.RuleSet }) {
+			if s.tables[t].Source == r.Source {
 				delete(s.copies, id)
 			}
 		}
-		set := millrace.RuleSet{ID: s.nextSet(), Content: r.Content, State: millrace.RuleSetBuilding}
-		s.deploy(&set, r.Definitions)
+		s.deploy(r.Content, r.Definitions)
 		return nil
 	})
 }

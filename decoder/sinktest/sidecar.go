@@ -48,7 +48,6 @@ type Sidecar struct {
 	tables      []millrace.SourceTable
 	definitions []millrace.Definition
 	sets        []millrace.RuleSet
-	lastSet     millrace.RuleSetID
 	without     map[millrace.DefinitionID][]millrace.SourceID
 	copies      map[millrace.CopyID]millrace.Copy
 	rereads     map[millrace.Reread]bool
@@ -60,6 +59,11 @@ type Sidecar struct {
 	removes     int64
 	misled      []string      // by Change.New
 	changed     chan struct{} // closed at the next commit
+	retired     map[millrace.DefinitionID]bool
+	forgotten   map[millrace.TableID]bool
+	requests    []millrace.RuleRequest // not answered
+	answers     map[int64]millrace.RuleAnswer
+	due         map[millrace.RuleSetID]bool // to be retired
 
 	// Of the open transaction; they belong to the term.
 	pending     []millrace.Change
@@ -94,6 +98,10 @@ func New() *Sidecar {
 		content:     map[millrace.DefinitionID]map[Identity]string{},
 		reports:     map[millrace.SourceID]millrace.SourceReport{},
 		changed:     make(chan struct{}),
+		retired:     map[millrace.DefinitionID]bool{},
+		forgotten:   map[millrace.TableID]bool{},
+		answers:     map[int64]millrace.RuleAnswer{},
+		due:         map[millrace.RuleSetID]bool{},
 		pendingWide: map[millrace.RowRef][]byte{},
 	}
 }
