@@ -238,12 +238,26 @@ func (d *dev) prepare(ctx context.Context) error {
 	}
 	if d.rules == "" {
 		d.rules = filepath.Join(d.home.dir, "sync.yaml")
-		if err := os.WriteFile(d.rules, []byte(demo.Rules), 0o644); err != nil {
+		if err := writeNew(d.rules, demo.Rules); err != nil {
 			return fmt.Errorf("write the demo's rules: %w", err)
 		}
 	}
 	d.cfg, err = d.configure()
 	return err
+}
+
+// writeNew writes a file that is not there yet: people change the demo's rules,
+// and what they wrote stays.
+func writeNew(path, content string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, content)
+	return errors.Join(err, f.Close())
 }
 
 // configure is the millrace.yaml of the development servers.
@@ -284,6 +298,7 @@ func (d *dev) announce(ctx context.Context) error {
 		URL:        d.url(),
 		SourceURI:  d.source.URI(sourceDatabase),
 		SidecarURI: d.sidecar.URI(sidecarDatabase),
+		Rules:      d.rules,
 		Tokens:     d.tokens,
 		PID:        os.Getpid(),
 	}

@@ -211,6 +211,7 @@ type DevFile struct {
 	SourceURI  string            `json:"source_uri"`
 	SidecarURI string            `json:"sidecar_uri"`
 	UploadURL  string            `json:"upload_url"` // empty with a schema of one's own
+	Rules      string            `json:"rules"`      // path of the rules file; a save deploys it
 	Tokens     map[string]string `json:"tokens"`
 	PID        int               `json:"pid"`
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -27,8 +28,8 @@ func newDev(env *environment) *cobra.Command {
 		Use:   "dev",
 		Short: "Run everything on this machine, with a to-do demo",
 		Long: `Run a private source and a private sidecar PostgreSQL with the to-do demo's
-data, and sync them. Ctrl-C stops everything cleanly; the data stay for the next
-start. PostgreSQL is found in --pg-bin, MILLRACE_PG_BIN, PATH and the usual
+data, and sync them. A save of the rules file deploys it. Ctrl-C stops
+everything cleanly; the data stay for the next start. PostgreSQL is found in --pg-bin, MILLRACE_PG_BIN, PATH and the usual
 folders, or fetched.`,
 		Example: "  millrace dev\n  millrace dev --schema app.sql --rules sync.yaml --data /tmp/app",
 		Args:    cobra.NoArgs,
@@ -44,7 +45,9 @@ folders, or fetched.`,
 			opts.Check = checkRules
 			opts.Fetch = fetchPostgres
 			opts.NewLog = func(file io.Writer) *slog.Logger { return devLog(file, env.stderr, verbose) }
-			opts.Serve = serveDev
+			opts.Serve = func(ctx context.Context, cfg *config.Config, l net.Listener, demo devserver.Routes, log *slog.Logger) error {
+				return serveDev(ctx, cfg, l, demo, env.stdout, log)
+			}
 			return devserver.Run(ctx, opts)
 		},
 	}
@@ -59,11 +62,17 @@ folders, or fetched.`,
 	return cmd
 }
 
-// serveDev is what `millrace serve` does, after migrating.
-func serveDev(ctx context.Context, cfg *config.Config, l net.Listener, demo devserver.Routes, log *slog.Logger) error {
+// serveDev is what `millrace serve` does, after migrating. A save of the rules
+// file deploys it.
+func serveDev(ctx context.Context, cfg *config.Config, l net.Listener, demo devserver.Routes, out io.Writer, log *slog.Logger) error {
 	if err := migrations.Up(ctx, string(cfg.Sidecar.URI)); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
+	watching.Go(func() { watchRulesFile(ctx, cfg, out, log) })
 	return serve(ctx, cfg, l, roleAll, demo, log)
 }
 

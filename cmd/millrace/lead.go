@@ -40,6 +40,7 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 	opts := store.Options{
 		SuppressUnchanged: cfg.Decoder.SuppressUnchanged,
 		HistoryKeep:       cfg.History.Keep,
+		RulesKeep:         max(cfg.RulesKeep, time.Microsecond), // the zero value would be the default
 		PieceBytes:        int(cfg.Decoder.BatchMaxBytes),
 		Logger:            log,
 	}

@@ -119,6 +119,7 @@ func newRoot(env *environment) *cobra.Command {
 		newMigrate(env),
 		newValidate(env),
 		newSimulate(env), newVerify(env), newExplain(env),
+		newRules(env),
 		newToken(env),
 		newSidecar(env),
 		newStatus(env),

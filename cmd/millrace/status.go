@@ -152,3 +152,24 @@ func sidecarURI(file, data string) (string, error) {
 	}
 	return dev.SidecarURI, nil
 }
+
+// at is the text of a column of a row; empty if there is no such column.
+func (v view) at(row int, column string) string {
+	for j, c := range v.columns {
+		if c == column && string(v.rows[row][j].json) != "null" {
+			return v.rows[row][j].text
+		}
+	}
+	return ""
+}
+
+// where is the rows whose column has a text.
+func (v view) where(column, text string) view {
+	some := view{columns: v.columns}
+	for i := range v.rows {
+		if v.at(i, column) == text {
+			some.rows = append(some.rows, v.rows[i])
+		}
+	}
+	return some
+}
