@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/protocol"
 )
 
 // R50, SA-34: a bucket whose history was dropped between the snapshot that its
@@ -17,13 +18,13 @@ func TestDroppedHistoryIsNotAnEmptyBucket(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ref := &bucketRef{name: millrace.BucketName{Definition: 1, Name: "b"}, wire: "w#b"}
 			v := &view{at: 9, ruleSet: 1, buckets: []viewBucket{{ref: ref, state: bucketState{id: 1, last: 7, ops: 1, checksum: 5}}}}
-			c := newCore(nil, true)
+			c := newCore(nil, protocol.JSON)
 			var out output
 			c.view(v, &out)
 			if w := c.next(); w != wantPage {
 				t.Fatalf("after the view it wants %d", w)
 			}
-			c.page(&page{request: c.pageRequest(), parts: []pagePart{part}}, &out)
+			c.page(&page{request: c.pageRequest(1), parts: []pagePart{part}}, &out)
 			if out.completed || c.complete {
 				t.Error("an empty bucket was completed")
 			}
