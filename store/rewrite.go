@@ -69,7 +69,8 @@ func (w *Writer) rewriteRows(ctx context.Context) (bool, error) {
 // appendAgain collects the PUTs of the rows that are as they were.
 func (w *Writer) appendAgain(ctx context.Context, def millrace.DefinitionID, bucket, liveAt int64, ops []int64) error {
 	var there bool
-	err := w.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM millrace.definition_versions WHERE id = $1 AND retired_at IS NULL)`, int32(def)).Scan(&there)
+	err := w.conn.QueryRow(ctx, `
+		SELECT to_regclass('millrace.ops_' || $1::int) IS NOT NULL AND EXISTS (SELECT FROM millrace.definition_versions WHERE id = $1::int AND retired_at IS NULL)`, int32(def)).Scan(&there)
 	if err != nil {
 		return w.failure("append rows again", err)
 	}
