@@ -118,25 +118,7 @@ func TestStreamsAgainstSQLite(t *testing.T) {
 		compiled[i] = mustCompile(t, string(src))
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		rows := map[string][][]millrace.Value{}
-		for _, table := range streamTables {
-			if _, err := db.Exec("DELETE FROM " + table.Name); err != nil {
-				t.Fatal(err)
-			}
-			for n := range rapid.IntRange(0, 9).Draw(t, table.Name) {
-				row := []millrace.Value{millrace.Text(fmt.Sprintf("%c%d", table.Name[0], n))}
-				args := []any{row[0].Str()}
-				for _, c := range table.Columns[1:] {
-					v := drawCell(t, c)
-					row = append(row, v)
-					args = append(args, driverValue(v))
-				}
-				rows[table.Name] = append(rows[table.Name], row)
-				if _, err := db.Exec("INSERT INTO "+table.Name+" VALUES (?, ?, ?, ?)", args...); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		rows := fillTables(t, db)
 		user := rapid.SampledFrom([]string{"u1", "u1", "u2", "nobody"}).Draw(t, "user")
 		org := rapid.SampledFrom([]string{"o1", "o2"}).Draw(t, "org")
 		ids := rapid.SampledFrom([]string{`["d1","u1"]`, `[]`, `["d0","d2","u2",null]`}).Draw(t, "ids")
