@@ -145,19 +145,16 @@ func (l *linter) numbers(q *rowQuery, exprs []*expr) {
 	}
 }
 
-// Types whose values are integers, and some whose values are texts: what people
+// Types whose values are numbers, and some whose values are texts: what people
 // compare with literals.
 var (
-	integerTypes = []string{"int2", "smallint", "int4", "integer", "int8", "oid", "bool", "boolean"}
-	textTypes    = []string{"text", "character varying", "varchar", "character", "bpchar", "citext", "name", "uuid", "date", "timestamp", "timestamptz", "json", "jsonb"}
+	numberTypes = []string{"int2", "smallint", "int4", "integer", "int8", "oid", "bool", "boolean", "float4", "real", "float8", "double precision"}
+	textTypes   = []string{"text", "character varying", "varchar", "character", "bpchar", "citext", "name", "uuid", "date", "timestamp", "timestamptz", "json", "jsonb"}
 )
 
-// neverEqual warns of a column that is compared with a literal of a kind that
-// its values never have: there is no conversion.
+// neverEqual warns of a column in a comparison with a literal of a kind that its
+// values never have: there is no conversion.
 func (l *linter) neverEqual(x *expr) {
-	if x.op != opEqual && x.op != opNotEqual && x.op != opInList {
-		return
-	}
 	for i, a := range x.args {
 		if a.op != opColumn {
 			continue
@@ -168,15 +165,15 @@ func (l *linter) neverEqual(x *expr) {
 				continue
 			}
 			switch {
-			case slices.Contains(integerTypes, typ) && o.val.Kind() == millrace.KindText:
+			case slices.Contains(numberTypes, typ) && o.val.Kind() == millrace.KindText:
 				hint := "write the number without quotes"
 				if typ == "bool" || typ == "boolean" {
 					hint = "write TRUE or FALSE without quotes"
 				}
-				l.warn(o.span, hint, "column "+a.name+" ("+typ+") is an integer here, which never equals a text")
+				l.warn(o.span, hint, "column "+a.name+" ("+typ+") is a number here, which never equals a text and is less than every one")
 				return
 			case slices.Contains(textTypes, typ) && isNumber(o.val):
-				l.warn(o.span, "write it in quotes", "column "+a.name+" ("+typ+") is text here, which never equals a number")
+				l.warn(o.span, "write it in quotes", "column "+a.name+" ("+typ+") is text here, which never equals a number and is greater than every one")
 				return
 			}
 		}

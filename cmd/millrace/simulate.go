@@ -201,7 +201,11 @@ func writeSimulation(out io.Writer, s *inspect.Simulation) error {
 	if s.User != "" {
 		user = "user " + s.User
 	}
-	fmt.Fprintf(out, "%s gets %s with %s, %s\n", user, count(len(s.Buckets), "bucket"), count(int(rows), "row"), size(bytes))
+	if len(s.Buckets) == 0 {
+		fmt.Fprintf(out, "%s gets nothing\n", user)
+	} else {
+		fmt.Fprintf(out, "%s gets %s with %s, %s\n", user, count(len(s.Buckets), "bucket"), count(int(rows), "row"), size(bytes))
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if len(s.Definitions) > 0 {
 		fmt.Fprint(w, "\nDEFINITION\tPRIORITY\tBUCKETS\tROWS\tSIZE\n")
@@ -285,7 +289,7 @@ func gives(l inspect.SimulatedLookup) string {
 
 // shorten gives the first of a list of n.
 func shorten(list []string, n int) string {
-	const few = 3
+	const few = 2 // they may be long
 	text := strings.Join(list[:min(len(list), few)], ", ")
 	if n > few {
 		text += ", …"

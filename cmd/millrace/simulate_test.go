@@ -42,7 +42,7 @@ func TestSimulate(t *testing.T) {
 	}
 
 	out, _, code = run(t, "simulate", rules, "--claims", `{"sub":"nobody"}`, "--source", uri)
-	if code != exitOK || !strings.Contains(out, "user nobody gets no buckets") || !strings.Contains(out, `no row of table public.lists has owner_id = "nobody"`) {
+	if code != exitOK || !strings.Contains(out, "user nobody gets nothing\n") || !strings.Contains(out, `no row of table public.lists has owner_id = "nobody"`) {
 		t.Errorf("somebody who gets nothing: %d\n%s", code, out)
 	}
 	execSQL(t, uri, "ALTER TABLE todos DROP CONSTRAINT todos_pkey")

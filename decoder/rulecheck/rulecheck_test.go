@@ -27,7 +27,7 @@ streams:
   a:
     query: SELECT * FROM todos WHERE owner = auth.user_id()
   b:
-    query: SELECT id, blob, price * 2 AS twice FROM items WHERE owner = auth.user_id() AND amount = 5 AND done = 'true' AND kind IN (1, 2)
+    query: SELECT id, blob, price * 2 AS twice FROM items WHERE owner = auth.user_id() AND amount = 5 AND done = 'true' AND kind IN (1, 2) AND made > 5 AND n > '3'
   c:
     query: SELECT * FROM "other.public".elsewhere WHERE owner = auth.user_id()
 `
@@ -42,7 +42,8 @@ func tables() []catalog.Table {
 		{TableName: catalog.TableName{Schema: "public", Name: "todo"}, Columns: []catalog.Column{column("id", "text", nil)}},
 		{TableName: catalog.TableName{Schema: "public", Name: "items"}, Findings: []catalog.Finding{keyless, unpublished}, Columns: []catalog.Column{
 			column("id", "uuid", nil), column("owner", "text", nil), column("blob", "blobs", inner), column("price", "price", money),
-			column("amount", "numeric(10,2)", numeric), column("done", "boolean", nil), column("kind", "character varying(10)", nil)}},
+			column("amount", "numeric(10,2)", numeric), column("done", "boolean", nil), column("kind", "character varying(10)", nil),
+			column("made", "timestamp without time zone", nil), column("n", "real", nil)}},
 	}
 }
 
@@ -55,8 +56,10 @@ func TestSource(t *testing.T) {
 		"sync.yaml:6:29: warning: numeric column price is computed with",
 		"sync.yaml:6:53: warning: MR1017 public.items: there is no primary key",
 		"sync.yaml:6:92: warning: numeric column amount is text here",
-		"sync.yaml:6:114: warning: column done (boolean) is an integer here, which never equals a text",
+		"sync.yaml:6:114: warning: column done (boolean) is a number here, which never equals a text",
 		"sync.yaml:6:134: warning: column kind (character varying) is text here, which never equals a number",
+		"sync.yaml:6:151: warning: column made (timestamp) is text here, which never equals a number and is greater than every one",
+		"sync.yaml:6:161: warning: column n (real) is a number here",
 	}
 	var got []string
 	for _, d := range found {
