@@ -41,6 +41,30 @@ type ruleCase struct {
 	name  string // of the definition and of its output table
 	rules string // the definition, as YAML below its section
 	sql   string // with the reader's placeholders
+	// more is the SQL of a second output table, called name_more; empty if
+	// there is none.
+	more string
+	// subscribed: clients ask for the stream, with each of subscriptions.
+	subscribed bool
+}
+
+// subscriptions are what every client subscribes with, and the placeholders
+// that stand for their values in the oracle's SQL.
+var subscriptions = []struct {
+	parameters string
+	sql        *strings.Replacer
+}{
+	{`{"kind":"a","orgs":["o1","o2"]}`, strings.NewReplacer(":skind", "'a'", ":sorgs", "ARRAY['o1', 'o2']")},
+	{`{"kind":"b","orgs":[]}`, strings.NewReplacer(":skind", "'b'", ":sorgs", "ARRAY[]::text[]")},
+}
+
+// ofSubscriptions is the condition that any of the subscriptions holds.
+func ofSubscriptions(sql string) string {
+	var list []string
+	for _, s := range subscriptions {
+		list = append(list, "("+s.sql.Replace(sql)+")")
+	}
+	return "(" + strings.Join(list, " OR ") + ")"
 }
 
 // ruleGenerator makes rules with the SQL that means the same. It knows the dialects
@@ -126,6 +150,9 @@ func (g *ruleGenerator) match(cte bool) both {
 		{"t.owner IN (SELECT p.id FROM people AS p JOIN memberships AS m ON m.org_id = p.org WHERE m.user_id = auth.user_id()" + active.rules + ")",
 			"t.owner IN (SELECT p.id FROM people AS p JOIN memberships AS m ON m.org_id = p.org WHERE m.user_id = :sub" + active.sql + ")"},
 	}
+	list = append(list,
+		both{"t.org_id IN (SELECT x.value FROM json_each(auth.parameter('orgs')) AS x)", "t.org_id = ANY(:orgs)"},
+		both{"auth.user_id() IN (SELECT x.value FROM json_each(t.readers) AS x)", "t.readers ? :sub"})
 	if cte {
 		list = append(list, both{"t.org_id IN mine", "t.org_id IN (" + mine + ":sub AND m.active)"})
 	}
@@ -236,8 +263,21 @@ func (g *ruleGenerator) make(name string) ruleCase {
 }
 
 func (g *ruleGenerator) stream(name string) ruleCase {
-	cte := g.chance(30)
+	if g.chance(8) {
+		return g.shards(name, "  "+name+":\n    auto_subscribe: true\n    query: %q\n", "owner = auth.user_id()")
+	}
+	cte, subscribed := g.chance(30), g.chance(25)
 	list, where := g.selectList(), g.condition(pick(g, 0, 0, 1, 1, 2), cte)
+	if subscribed {
+		s := pick(g, both{"t.kind = subscription.parameter('kind')", "t.kind = :skind"},
+			both{"t.org_id IN subscription.parameter('orgs')", "t.org_id = ANY(:sorgs)"},
+			both{"t.org_id IN (SELECT o.id FROM orgs AS o WHERE o.id IN subscription.parameter('orgs') AND o.kind = 'club')",
+				"t.org_id IN (SELECT o.id FROM orgs AS o WHERE o.id = ANY(:sorgs) AND o.kind = 'club')"})
+		where = both{s.rules + " AND " + where.rules, s.sql + " AND " + where.sql}
+		if g.chance(40) {
+			where = s
+		}
+	}
 	from := "docs AS " + strconv.Quote(name) // the name of the output table
 	if g.chance(15) {                        // a join in place of a subquery
 		from += ", memberships AS j"
@@ -246,16 +286,40 @@ func (g *ruleGenerator) stream(name string) ruleCase {
 	}
 	query := "SELECT " + strings.ReplaceAll(list.rules, "t.", name+".") + " FROM " + from + " WHERE " + strings.ReplaceAll(where.rules, "t.", name+".")
 	var b strings.Builder
-	fmt.Fprintf(&b, "  %s:\n    auto_subscribe: true\n    accept_potentially_dangerous_queries: true\n", name)
+	fmt.Fprintf(&b, "  %s:\n    auto_subscribe: %v\n    accept_potentially_dangerous_queries: true\n", name, !subscribed)
 	if strings.Contains(query, " IN mine") {
 		b.WriteString("    with:\n      mine: SELECT m.org_id FROM memberships AS m WHERE m.user_id = auth.user_id() AND m.active\n")
 	}
-	fmt.Fprintf(&b, "    priority: %d\n    query: %q\n", g.r.IntN(4), query)
-	return ruleCase{name: name, rules: b.String(), sql: "SELECT t.id::text, " + list.sql + " FROM docs AS t WHERE " + where.sql}
+	c := ruleCase{name: name, subscribed: subscribed, sql: "SELECT t.id::text, " + list.sql + " FROM docs AS t WHERE " + where.sql}
+	fmt.Fprintf(&b, "    priority: %d\n", g.r.IntN(4))
+	if g.chance(25) { // another table in the same stream, perhaps in the same buckets
+		more := pick(g, both{"author = auth.user_id()", "t.author = :sub"},
+			both{"doc_id IN (SELECT d.id FROM docs AS d WHERE d.owner = auth.user_id())", "t.doc_id IN (SELECT d.id FROM docs AS d WHERE d.owner = :sub)"})
+		fmt.Fprintf(&b, "    queries:\n      - %q\n      - %q\n", query, "SELECT * FROM comments AS "+strconv.Quote(name+"_more")+" WHERE "+more.rules)
+		c.more = "SELECT t.id::text, jsonb_build_object('id', t.id, 'doc_id', t.doc_id, 'author', t.author) FROM comments AS t WHERE " + more.sql
+	} else {
+		fmt.Fprintf(&b, "    query: %q\n", query)
+	}
+	if subscribed {
+		c.sql = "SELECT t.id::text, " + list.sql + " FROM docs AS t WHERE " + ofSubscriptions(where.sql)
+	}
+	c.rules = b.String()
+	return c
+}
+
+// shards reads all tables whose names begin alike into one.
+func (g *ruleGenerator) shards(name, definition, owner string) ruleCase {
+	f := pick(g, both{"", ""}, both{" AND n > 4", " AND t.n > 4"}, both{" AND kind IS NULL", " AND t.kind IS NULL"})
+	query := "SELECT id, kind, n FROM \"shard_%\" AS " + strconv.Quote(name) + " WHERE " + owner + f.rules
+	return ruleCase{name: name, rules: fmt.Sprintf(definition, query), sql: "SELECT t.id, jsonb_build_object('id', t.id, 'kind', t.kind, 'n', t.n)" +
+		" FROM (SELECT * FROM shard_a UNION ALL SELECT * FROM shard_b) AS t WHERE t.owner = :sub" + f.sql}
 }
 
 // bucketDefinition makes a definition of one of several shapes.
 func (g *ruleGenerator) bucketDefinition(name string) ruleCase {
+	if g.chance(8) {
+		return g.shards(name, "  "+name+":\n    parameters: SELECT request.user_id() AS u\n    data: [%q]\n", "owner = bucket.u")
+	}
 	active := pick(g, both{"", ""}, both{" AND active", " AND m.active"}, both{" AND role = 'editor'", " AND m.role = 'editor'"},
 		both{" AND role != 'viewer'", " AND m.role <> 'viewer'"}, both{" AND request.jwt() ->> 'admin'", " AND :admin"})
 	shape := pick(g, []struct{ parameters, data, sql string }{
@@ -271,6 +335,8 @@ func (g *ruleGenerator) bucketDefinition(name string) ruleCase {
 			"EXISTS (SELECT FROM memberships AS m WHERE m.org_id = t.org_id AND m.user_id = t.owner AND m.user_id = :sub" + active.sql + ")"},
 		{"SELECT id AS o FROM orgs WHERE id IN request.jwt() ->> 'orgs' AND kind = 'club'", "org_id = bucket.o",
 			"t.org_id IN (SELECT o.id FROM orgs AS o WHERE o.id = ANY(:orgs) AND o.kind = 'club')"},
+		{"SELECT org_id AS o FROM memberships WHERE user_id = request.user_id()" + active.rules + "; SELECT request.jwt() ->> 'org' AS o", "org_id = bucket.o",
+			"(t.org_id IN (SELECT m.org_id FROM memberships AS m WHERE m.user_id = :sub" + active.sql + ") OR t.org_id = :org)"},
 		{"SELECT id AS o FROM orgs WHERE request.user_id() IN admins", "org_id = bucket.o", "t.org_id IN (SELECT o.id FROM orgs AS o WHERE o.admins ? :sub)"},
 	}...)
 	list, where := g.selectList(), both{shape.data, shape.sql}
@@ -280,8 +346,12 @@ func (g *ruleGenerator) bucketDefinition(name string) ruleCase {
 	}
 	items := unqualified(list.rules)
 	query := "SELECT " + items + " FROM docs AS " + name + " WHERE " + where.rules
-	rules := fmt.Sprintf("  %s:\n    priority: %d\n    accept_potentially_dangerous_queries: true\n    parameters: %q\n    data:\n      - %q\n",
-		name, g.r.IntN(4), shape.parameters, query)
+	parameters := strconv.Quote(shape.parameters)
+	if strings.Contains(shape.parameters, "; ") { // several queries
+		parameters = "[" + strings.ReplaceAll(parameters, "; ", `", "`) + "]"
+	}
+	rules := fmt.Sprintf("  %s:\n    priority: %d\n    accept_potentially_dangerous_queries: true\n    parameters: %s\n    data:\n      - %q\n",
+		name, g.r.IntN(4), parameters, query)
 	return ruleCase{name: name, rules: rules, sql: "SELECT t.id::text, " + list.sql + " FROM docs AS t WHERE " + where.sql}
 }
 
@@ -307,7 +377,8 @@ CREATE TABLE orgs (id text PRIMARY KEY, kind text, admins jsonb);
 CREATE TABLE memberships (id int PRIMARY KEY, user_id text, org_id text, role text, active boolean);
 CREATE TABLE docs (id int PRIMARY KEY, org_id text, owner text, kind text, n int, score float8, body text, shared boolean,
 	readers jsonb, meta jsonb, tags text[], made timestamptz);
-CREATE TABLE comments (id int PRIMARY KEY, doc_id int, author text);`
+CREATE TABLE comments (id int PRIMARY KEY, doc_id int, author text);
+CREATE TABLE shard_a (id text PRIMARY KEY, owner text, kind text, n int); CREATE TABLE shard_b (LIKE shard_a INCLUDING ALL);`
 
 func (g *ruleGenerator) user() string { return fmt.Sprintf("u%d", 1+g.r.IntN(5)) }
 func (g *ruleGenerator) org() string  { return fmt.Sprintf("o%d", 1+g.r.IntN(5)) }
@@ -353,6 +424,10 @@ func (g *ruleGenerator) fill() string {
 		fmt.Fprintf(&b, "INSERT INTO people VALUES ('u%d', %s);\n", i, g.orNull(literal(g.org())))
 		fmt.Fprintf(&b, "INSERT INTO orgs VALUES ('o%d', %s, %s);\n", i, g.orNull(literal(pick(g, "club", "firm"))), g.orNull("'"+pick(g, `[]`, `["u1"]`, `["u1", "u2"]`, `["u3"]`)+"'"))
 	}
+	for i := range 20 {
+		shard := pick(g, "a", "b")
+		fmt.Fprintf(&b, "INSERT INTO shard_%s VALUES ('%s%d', %s, %s, %d);\n", shard, shard, i, g.orNull(literal(g.user())), g.orNull("'a'"), g.r.IntN(9))
+	}
 	for i := range 14 {
 		b.WriteString(g.insertMembership(i))
 	}
@@ -367,7 +442,9 @@ func (g *ruleGenerator) fill() string {
 func (g *ruleGenerator) change() string {
 	var b strings.Builder
 	for range 25 {
-		switch g.r.IntN(12) {
+		switch g.r.IntN(13) {
+		case 12:
+			fmt.Fprintf(&b, "UPDATE shard_%s SET owner = %s, n = %d WHERE n = %d;\n", pick(g, "a", "b"), g.orNull(literal(g.user())), g.r.IntN(9), g.r.IntN(9))
 		case 0:
 			fmt.Fprintf(&b, "DELETE FROM docs WHERE id = %d;\n", g.r.IntN(80))
 		case 1, 2:

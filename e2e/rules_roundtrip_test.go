@@ -73,6 +73,14 @@ func generatedBatch(t *testing.T, seed, n int) (rows, compared int) {
 	s.sourceURI = a.sourceURI
 	for _, r := range readers {
 		request := relaytest.Request("device-" + r.sub)
+		for _, c := range s.cases {
+			for _, sub := range subscriptions {
+				if c.subscribed {
+					request.Streams.Subscriptions = append(request.Streams.Subscriptions, protocol.Subscription{
+						Stream: c.name, Parameters: json.RawMessage(sub.parameters), Priority: protocol.DefaultPriority})
+				}
+			}
+		}
 		request.Parameters = json.RawMessage(fmt.Sprintf(`{"region":%q}`, r.region))
 		s.clients = append(s.clients, relaytest.Dial(t, a.url, a.token(r.sub, r.claims), request, nil))
 	}
@@ -132,28 +140,36 @@ func (s *generated) compare(r reader, c *relaytest.Client) (rows int) {
 	}
 	defer conn.Close(ctx)
 	for _, rc := range s.cases {
-		sql := r.sql.Replace(rc.sql)
-		found, err := conn.Query(ctx, sql)
-		if err != nil {
-			s.t.Fatalf("%s\n%v", sql, err)
-		}
-		want := rowSet{}
-		var id, data string
-		_, err = pgx.ForEachRow(found, []any{&id, &data}, func() error {
-			want[id] = canonical(data)
-			return nil
-		})
-		if err != nil {
-			s.t.Fatalf("%s\n%v", sql, err)
-		}
-		got := rowSet{}
-		for id, data := range c.Table(rc.name) {
-			got[id] = canonical(data)
-		}
-		rows += len(want)
-		if err := got.mustEqual(want); err != nil {
-			s.t.Errorf("%s, at change %d: %v\nrules:\n%s\nSQL: %s", r.sub, s.marked-1, err, rc.rules, strings.Join(strings.Fields(sql), " "))
+		rows += s.compareTable(ctx, conn, r, c, rc, rc.name, rc.sql)
+		if rc.more != "" {
+			rows += s.compareTable(ctx, conn, r, c, rc, rc.name+"_more", rc.more)
 		}
 	}
 	return rows
+}
+
+// compareTable compares one table of a client.
+func (s *generated) compareTable(ctx context.Context, conn *pgx.Conn, r reader, c *relaytest.Client, rc ruleCase, table, sql string) (rows int) {
+	s.t.Helper()
+	sql = r.sql.Replace(sql)
+	found, err := conn.Query(ctx, sql)
+	if err != nil {
+		s.t.Fatalf("%s\n%v", sql, err)
+	}
+	want, got := rowSet{}, rowSet{}
+	var id, data string
+	_, err = pgx.ForEachRow(found, []any{&id, &data}, func() error {
+		want[id] = canonical(data)
+		return nil
+	})
+	if err != nil {
+		s.t.Fatalf("%s\n%v", sql, err)
+	}
+	for id, data := range c.Table(table) {
+		got[id] = canonical(data)
+	}
+	if err := got.mustEqual(want); err != nil {
+		s.t.Errorf("%s, table %s, at change %d: %v\nrules:\n%s\nSQL: %s", r.sub, table, s.marked-1, err, rc.rules, strings.Join(strings.Fields(sql), " "))
+	}
+	return len(want)
 }
