@@ -9,7 +9,7 @@ TIMEOUT ?= 60m
 PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test bench bench-sql bench-browser check fmt clean screenshots
+.PHONY: help build app demo test bench bench-relay bench-sql bench-browser check fmt clean screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ test-sdk: $(SDK)/dist/index.js
 bench: go ## rows per second from the slot to a durable checkpoint, beside a reader that discards
 	@.ci/need postgres
 	$(GO) run ./bench $(ARGS)
+
+bench-relay: go ## one process with 10,000 clients: memory, fan-out, catch-up
+	@.ci/need postgres
+	$(GO) run ./bench -only relay -copied 1000 $(ARGS)
 
 bench-sql: go ## times of the sidecar's views and functions (MILLRACE_BENCH_OPS=1000000)
 	@$(GO) test ./store -run '^$$' -bench Surface -benchtime 5x -timeout 2h $(ARGS)

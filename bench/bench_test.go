@@ -71,6 +71,21 @@ func TestClientReport(t *testing.T) {
 	}
 }
 
+func TestRelayReport(t *testing.T) {
+	times := []time.Duration{time.Millisecond, 3 * time.Millisecond, 2 * time.Millisecond}
+	r := &report{settings: settings{rows: 1000, runs: 1, only: "relay", connections: 5000}, relay: relayFigures{
+		fanOuts: []fanOut{{what: "all", clients: 5000, reached: 5000, perConn: 16 << 10, times: times, last: times, cpu: time.Millisecond, deliveries: 100}},
+		steady:  times, catchUps: map[int][]catchUp{1: {{ops: 500, elapsed: time.Second}}, 50: {{ops: 25_000, elapsed: 5 * time.Second}}},
+		idleCPU: 7 * time.Millisecond, idleFor: time.Second, idleCommits: 9}}
+	text := r.markdown()
+	for _, want := range []string{"-only relay -connections 5000", "# One process, many clients", "| 5000, all | 5000 | 16.0 | 2.0 | 3.0 | 2.0 | 3.0 | 10.0 |", "completion median 2.0 ms, 99th percentile 3.0 ms, longest 3.0 ms",
+		"1 fresh clients read 500 ops each at once: 500 ops/s", "50 fresh clients read 500 ops each at once: 5000 ops/s", "changed 9 times in 1.0 s: 7 ms of CPU"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the report does not say %q:\n%s", want, text)
+		}
+	}
+}
+
 func TestDiscardingReader(t *testing.T) {
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && len(d) > 1; d = filepath.Dir(d) {

@@ -92,39 +92,33 @@ func (b *bed) measureClients(ctx context.Context, s *server, f *clientFigures) e
 // broadcast connects n clients and commits one change after the other, each to
 // an idle system, and gives for each commit the time to every client.
 func (b *bed) broadcast(ctx context.Context, s *server, n, commits int) ([][]time.Duration, error) {
-	clients := make([]*client, 0, n)
-	defer func() {
-		for _, c := range clients {
-			c.close()
-		}
-	}()
+	clients := make([]*wire, 0, n)
+	defer func() { closeAll(clients) }()
 	for i := range n {
-		c, err := s.dial(ctx, reader, fmt.Sprint("client", i))
+		c, err := s.wire(ctx, reader, fmt.Sprint("client", i))
 		if err != nil {
 			return nil, err
 		}
 		clients = append(clients, c)
-		if _, err := c.next(ctx); err != nil {
+		if _, err := c.until(time.Now().Add(relayPatience), nil); err != nil {
 			return nil, err
 		}
 	}
 	var out [][]time.Duration
 	arrivals, failures := make([]time.Time, n), make([]error, n)
 	for i := range commits + warmUp {
-		b.marked++
-		mark := b.marked
-		limit, cancel := context.WithTimeout(ctx, 30*time.Second)
+		want, commit := b.mark(ctx)
+		deadline := time.Now().Add(30 * time.Second)
 		var group sync.WaitGroup
 		for k, c := range clients {
-			group.Go(func() { arrivals[k], failures[k] = c.until(limit, mark) })
+			group.Go(func() { arrivals[k], failures[k] = c.until(deadline, want) })
 		}
-		_, err := b.src.Exec(ctx, "UPDATE marks SET n = $1 WHERE id = 'mark'", mark)
+		err := commit()
 		start := time.Now()
 		if err != nil {
-			cancel()
+			closeAll(clients)
 		}
 		group.Wait()
-		cancel()
 		if err := errors.Join(append(failures, err)...); err != nil {
 			return nil, err
 		}
@@ -183,12 +177,12 @@ func (c catchUp) rate() float64 { return float64(c.ops) / c.elapsed.Seconds() }
 
 func (s *server) catchUp(ctx context.Context, rows int) (catchUp, error) {
 	start := time.Now()
-	c, err := s.dial(ctx, collector, "fresh")
+	c, err := s.wire(ctx, collector, "fresh")
 	if err != nil {
 		return catchUp{}, err
 	}
 	defer c.close()
-	if _, err := c.next(ctx); err != nil {
+	if _, err := c.until(time.Now().Add(relayPatience), nil); err != nil {
 		return catchUp{}, err
 	}
 	elapsed := time.Since(start)
@@ -239,20 +233,16 @@ func (s *server) catchUpSDK(ctx context.Context, path string, rows int) (c catch
 func (b *bed) idleConnections(ctx context.Context, s *server, f *clientFigures) error {
 	f.idle = b.settings.idle
 	progress("memory of %d idle connections", f.idle)
-	var conns []*client
-	defer func() {
-		for _, c := range conns {
-			c.close()
-		}
-	}()
+	var conns []*wire
+	defer func() { closeAll(conns) }()
 	connect := func(n int) error {
 		for range n {
-			c, err := s.dial(ctx, reader, fmt.Sprint("idle", len(conns)))
+			c, err := s.wire(ctx, reader, fmt.Sprint("idle", len(conns)))
 			if err != nil {
 				return err
 			}
 			conns = append(conns, c)
-			if _, err := c.next(ctx); err != nil {
+			if _, err := c.until(time.Now().Add(relayPatience), nil); err != nil {
 				return err
 			}
 		}

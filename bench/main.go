@@ -22,16 +22,17 @@ import (
 )
 
 type settings struct {
-	rows     int    // per measurement with 100-row transactions
-	oneRows  int    // per measurement with one-row transactions
-	copied   int    // rows of the initial copy
-	caughtUp int    // rows a fresh client catches up with
-	idle     int    // idle connections
-	only     string // "clients" leaves out the pipeline
-	runs     int    // repetitions; medians are reported
-	binary   string // millrace; built if empty
-	pgBin    string
-	out      string
+	rows        int    // per measurement with 100-row transactions
+	oneRows     int    // per measurement with one-row transactions
+	copied      int    // rows of the initial copy
+	caughtUp    int    // rows a fresh client catches up with
+	idle        int    // idle connections
+	only        string // "clients" leaves out the pipeline, "relay" measures many connections
+	connections int    // of "relay"
+	runs        int    // repetitions; medians are reported
+	binary      string // millrace; built if empty
+	pgBin       string
+	out         string
 }
 
 func main() {
@@ -41,14 +42,15 @@ func main() {
 	flag.IntVar(&s.copied, "copied", 300_000, "rows of the initial copy")
 	flag.IntVar(&s.caughtUp, "caught-up", 100_000, "rows that fresh clients catch up with")
 	flag.IntVar(&s.idle, "idle", 2000, "idle connections")
-	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy")
+	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy; \"relay\": measure many connections")
+	flag.IntVar(&s.connections, "connections", 10_000, "connections of -only relay")
 	flag.IntVar(&s.runs, "runs", 3, "repetitions of each measurement")
 	flag.StringVar(&s.binary, "binary", "", "the millrace binary; built if empty")
 	flag.StringVar(&s.pgBin, "pg-bin", "", "folder of PostgreSQL's binaries; found if empty")
 	flag.StringVar(&s.out, "out", "", "also write the report to this file")
 	flag.Parse()
-	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.only != "" && s.only != "clients" {
-		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 100 idle connections and one run are needed; -only takes clients; no other arguments are taken")
+	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.connections < 1000 || s.only != "" && s.only != "clients" && s.only != "relay" {
+		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 1,000 connections, 100 idle ones and one run are needed; -only takes clients or relay; no other arguments are taken")
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -92,7 +94,11 @@ func bench(ctx context.Context, s settings) (err error) {
 			return err
 		}
 	}
-	if err := b.clients(ctx, r); err != nil {
+	if s.only == "relay" {
+		if err := b.relay(ctx, r); err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+	} else if err := b.clients(ctx, r); err != nil {
 		return fmt.Errorf("clients: %w", err)
 	}
 	text := r.markdown()

@@ -19,6 +19,7 @@ type report struct {
 	// latencies are from COMMIT on the source to a visible checkpoint, idle.
 	latencies []time.Duration
 	clients   clientFigures
+	relay     relayFigures
 }
 
 // pair is one run: both readers had the same rows.
@@ -45,7 +46,11 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	s := r.settings
-	p("# Slot to durable checkpoint")
+	title := "# Slot to durable checkpoint"
+	if s.only == "relay" {
+		title = "# One process, many clients"
+	}
+	p("%s", title)
 	p("")
 	p("* %s, commit %s", r.started.UTC().Format("2006-01-02 15:04 UTC"), r.commit)
 	p("* %s", r.machine)
@@ -55,10 +60,12 @@ func (r *report) markdown() string {
 	if len(r.pairs) > 0 {
 		r.pipeline(p)
 	}
-	p("Initial copy of %d rows: %.0f rows/s (%.2f s; %.2f s from the start of the process to the checkpoint with all rows), "+
-		"%.1f µs of CPU per row in millrace and %.1f in the sidecar, peak memory %d MiB.",
-		r.copy.rows, r.copy.rate(), r.copy.elapsed.Seconds(), r.start.Seconds(),
-		r.copy.perRow(r.copy.ours), r.copy.perRow(r.copy.sidecar), r.copy.memory>>20)
+	if s.only != "relay" {
+		p("Initial copy of %d rows: %.0f rows/s (%.2f s; %.2f s from the start of the process to the checkpoint with all rows), "+
+			"%.1f µs of CPU per row in millrace and %.1f in the sidecar, peak memory %d MiB.",
+			r.copy.rows, r.copy.rate(), r.copy.elapsed.Seconds(), r.start.Seconds(),
+			r.copy.perRow(r.copy.ours), r.copy.perRow(r.copy.sidecar), r.copy.memory>>20)
+	}
 	if n := len(r.latencies); n > 0 {
 		l := slices.Sorted(slices.Values(r.latencies))
 		p("")
@@ -66,6 +73,7 @@ func (r *report) markdown() string {
 			n, ms(l[n/2]), ms(l[n*99/100]), ms(l[n-1]))
 	}
 	r.clients.lines(p)
+	r.relay.lines(p)
 	return b.String()
 }
 
@@ -74,6 +82,9 @@ func (s settings) command() string {
 	text := fmt.Sprintf("go run ./bench -rows %d -one-rows %d -copied %d -runs %d -caught-up %d -idle %d", s.rows, s.oneRows, s.copied, s.runs, s.caughtUp, s.idle)
 	if s.only != "" {
 		text += " -only " + s.only
+		if s.only == "relay" {
+			text += fmt.Sprintf(" -connections %d", s.connections)
+		}
 	}
 	return text
 }
