@@ -121,6 +121,7 @@ func newRoot(env *environment) *cobra.Command {
 		newSimulate(env), newVerify(env), newExplain(env),
 		newRules(env),
 		newToken(env),
+		newDoctor(env),
 		newSidecar(env),
 		newStatus(env),
 		newCompact(env),
