@@ -142,13 +142,16 @@ func jsonObject(flag, text string) ([]byte, error) {
 
 // simulationSources connects to the sources; what it returns closes them.
 func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source, file, data string) (closeAll func(), err error) {
-	type where struct{ name, uri, publication string }
+	type where struct {
+		name, uri, publication string
+		tags                   []string
+	}
 	var list []where
 	switch {
 	case source != "" && file != "":
 		return nil, usage(errors.New("--source and -c exclude each other"))
 	case source != "":
-		list = []where{{"default", source, ""}}
+		list = []where{{name: "source", uri: source, tags: []string{"default"}}}
 	case file != "":
 		cfg, err := loadConfig(file)
 		if err != nil {
@@ -156,7 +159,7 @@ func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source,
 		}
 		c.MaxBuckets = int(cfg.Relay.MaxBucketsPerUser)
 		for _, s := range cfg.Sources {
-			list = append(list, where{s.Name, string(s.URI), s.Publication})
+			list = append(list, where{s.Name, string(s.URI), s.Publication, s.Tags})
 		}
 		if len(list) == 0 {
 			return nil, usage(fmt.Errorf("%s has no sources: name a database with --source", file))
@@ -166,24 +169,20 @@ func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source,
 		if err != nil {
 			return nil, usage(fmt.Errorf("which source? Name a database with --source or a configuration with -c: %w", err))
 		}
-		list = []where{{"default", dev.SourceURI, ""}}
+		list = []where{{name: "source", uri: dev.SourceURI, tags: []string{"default"}}}
 	}
 	closeAll = func() {
 		for _, s := range c.Sources {
 			s.Catalog.Close()
 		}
 	}
-	for i, w := range list {
+	for _, w := range list {
 		server, err := catalog.Connect(ctx, catalog.Config{URI: w.uri, Publication: w.publication})
 		if err != nil {
 			closeAll()
 			return nil, err
 		}
-		tags := []string{w.name}
-		if i == 0 && w.name != "default" {
-			tags = append(tags, "default") // rules that name no connection mean the first source
-		}
-		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.name, Tags: tags, Catalog: server})
+		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.name, Tags: w.tags, Catalog: server})
 	}
 	return closeAll, nil
 }

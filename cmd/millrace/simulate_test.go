@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -128,3 +129,33 @@ func TestProgress(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// Several sources: those that share a tag are shards, each read at its own
+// snapshot.
+func TestSimulateSeveralSources(t *testing.T) {
+	server := pgtest.Shared(t)
+	east, west, other := server.Database(t), server.Database(t), server.Database(t)
+	for i, uri := range []string{east, west, other} {
+		execSQL(t, uri, fmt.Sprintf("CREATE TABLE orders (id text PRIMARY KEY, buyer text); INSERT INTO orders SELECT 's%d-' || g, 'alice' FROM generate_series(1, %d) g", i, 10*(i+1)))
+	}
+	cfg := writeFile(t, "millrace.yaml", fmt.Sprintf(`sources:
+  - {name: east, uri: %q, tags: [shop], slot: a}
+  - {name: west, uri: %q, tags: [shop], slot: b}
+  - {name: other, uri: %q, slot: c}
+sidecar: {uri: "postgres://127.0.0.1:1/m"}
+`, east, west, other))
+	rules := writeFile(t, "sync.yaml", `config: {edition: 3}
+streams:
+  shop: {auto_subscribe: true, query: 'SELECT * FROM "shop.public".orders WHERE buyer = auth.user_id()'}
+  other: {auto_subscribe: true, query: 'SELECT * FROM "other.public".orders AS others WHERE buyer = auth.user_id()'}
+`)
+	out, errOut, code := run(t, "simulate", rules, "--claims", `{"sub":"alice"}`, "-c", cfg, "--json")
+	var s inspect.Simulation
+	if err := json.Unmarshal([]byte(out), &s); err != nil || code != exitOK {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, errOut)
+	}
+	if len(s.Tables) != 2 || s.Tables[0].Rows != 30 || s.Tables[1].Rows != 30 || strings.Join(s.Tables[0].Sources, " ") != "east.public.orders west.public.orders" ||
+		strings.Join(s.Tables[1].Sources, " ") != "other.public.orders" {
+		t.Errorf("%+v", s.Tables)
+	}
+}
