@@ -40,10 +40,12 @@ const (
 	CodeTokenLifetime Code = "PSYNC_S2104"
 	CodeAudience      Code = "PSYNC_S2105"
 	CodeNoToken       Code = "PSYNC_S2106"
-	CodeKeySource     Code = "PSYNC_S2204" // key set could not be fetched
-	CodeNoRules       Code = "PSYNC_S2302"
-	CodeConnections   Code = "PSYNC_S2304"
-	CodeTooMany       Code = "PSYNC_S2305" // too many buckets or parameter results
+	// CodePrivateKeySource: the key set is at an address that is not allowed.
+	CodePrivateKeySource Code = "PSYNC_S2203"
+	CodeKeySource        Code = "PSYNC_S2204" // key set could not be fetched
+	CodeNoRules          Code = "PSYNC_S2302"
+	CodeConnections      Code = "PSYNC_S2304"
+	CodeTooMany          Code = "PSYNC_S2305" // too many buckets or parameter results
 )
 
 // ErrorBody is what an HTTP endpoint answers instead of its result.

@@ -35,6 +35,7 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 		Audience:     cfg.Auth.Audience,
 		Issuer:       cfg.Auth.Issuer,
 		MaxLifetime:  cfg.Auth.MaxTokenLifetime,
+		Log:          log,
 	})
 	if err != nil {
 		return nil, nil, usage(err)

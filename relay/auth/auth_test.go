@@ -358,7 +358,7 @@ func TestPrivateAddressesAreRefused(t *testing.T) {
 	s := newSigner(t, "ES256", "1")
 	iss := newIssuer(t, s)
 	v := verifier(t, Config{JWKSURLs: []string{iss.url}})
-	if c := code(t, second(v.Verify(t.Context(), s.sign(t, "1", claims(nil))))); c != protocol.CodeKeySource {
+	if c := code(t, second(v.Verify(t.Context(), s.sign(t, "1", claims(nil))))); c != protocol.CodePrivateKeySource {
 		t.Errorf("code %q", c)
 	}
 	if n := iss.asked.Load(); n != 0 {

@@ -25,6 +25,7 @@ const (
 	missPauseMax = 5 * time.Minute
 	setMaxBytes  = 1 << 20
 	setMaxKeys   = 100
+	redirectsMax = 3
 )
 
 // remoteSet is a key set at a URL, fetched on use, by one fetch at a time.
@@ -32,6 +33,9 @@ type remoteSet struct {
 	fetch func() ([]key, error)
 	stop  context.CancelFunc
 	group sync.WaitGroup
+	// report is told when fetching begins to fail, and with nil when it works
+	// again; nil if nobody wants to know.
+	report func(error)
 
 	mu      sync.Mutex
 	set     []key
@@ -42,23 +46,36 @@ type remoteSet struct {
 	pause   time.Duration // before the next fetch for an unknown key
 }
 
-func newRemoteSet(text string, allowPrivate bool) (*remoteSet, error) {
+// newRemoteSet is a set that nothing was fetched of yet. refuse tells which
+// addresses ("ip:port") must not be asked, nil for none.
+func newRemoteSet(text string, refuse func(address string) error) (*remoteSet, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, errors.New("not an http or https URL")
 	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
-	if !allowPrivate {
+	if refuse != nil {
 		// On the address that is dialled: names and redirects cannot evade it.
-		dialer.Control = func(_, address string, _ syscall.RawConn) error { return refusePrivate(address) }
+		dialer.Control = func(_, address string, _ syscall.RawConn) error { return refuse(address) }
 	}
 	t := &http.Transport{DialContext: dialer.DialContext, MaxIdleConns: 1, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 10 * time.Second, Proxy: nil}
-	if allowPrivate {
-		t.Proxy = http.ProxyFromEnvironment
+	if refuse == nil {
+		t.Proxy = http.ProxyFromEnvironment // which would be asked instead
 	}
-	client := &http.Client{Transport: t, Timeout: fetchTimeout}
+	client := &http.Client{Transport: t, Timeout: fetchTimeout, CheckRedirect: checkRedirect}
 	ctx, stop := context.WithCancel(context.Background())
 	return &remoteSet{fetch: func() ([]key, error) { return fetch(ctx, client, text) }, stop: stop, pause: missPause}, nil
+}
+
+// checkRedirect follows few, and none that gives up encryption.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) > redirectsMax:
+		return fmt.Errorf("more than %d redirects", redirectsMax)
+	case req.URL.Scheme != "https" && via[0].URL.Scheme == "https":
+		return errors.New("a redirect from https to " + req.URL.Scheme)
+	}
+	return nil
 }
 
 // close ends a running fetch and waits for it.
@@ -67,6 +84,9 @@ func (r *remoteSet) close() {
 	r.group.Wait()
 }
 
+// errPrivate is in the chain of errors of key sets at addresses that are refused.
+var errPrivate = errors.New("is a private address, which key sets are not fetched from unless that is allowed")
+
 func refusePrivate(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -74,7 +94,7 @@ func refusePrivate(address string) error {
 	}
 	a := ap.Addr().Unmap()
 	if !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || sharedRange.Contains(a) || nat64.Contains(a) {
-		return fmt.Errorf("%s is a private address, which key sets must not be fetched from unless that is allowed", a)
+		return fmt.Errorf("%s %w (auth.jwks_allow_private)", a, errPrivate)
 	}
 	return nil
 }
@@ -139,6 +159,9 @@ func (r *remoteSet) start(now time.Time) {
 		set, err := r.fetch()
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if r.report != nil && (err == nil) != (r.err == nil) {
+			r.report(err)
+		}
 		r.err, r.running = err, nil
 		if err == nil {
 			r.set, r.fetched = set, now
@@ -168,14 +191,18 @@ func (r *remoteSet) wait(ctx context.Context) ([]key, error) {
 	return r.set, nil
 }
 
-func fetch(ctx context.Context, client *http.Client, url string) ([]key, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func fetch(ctx context.Context, client *http.Client, address string) ([]key, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
+		// The address may hold a secret; whoever configured it knows it.
+		if u := (*url.Error)(nil); errors.As(err, &u) {
+			err = u.Err
+		}
 		return nil, fmt.Errorf("fetch the key set: %w", err)
 	}
 	defer resp.Body.Close()

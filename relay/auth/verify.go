@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -38,6 +40,8 @@ type Config struct {
 	Issuer string
 	// MaxLifetime bounds exp - iat; 0 means 24 hours.
 	MaxLifetime time.Duration
+	// Log is told when key sets cannot be fetched; nil for silence.
+	Log *slog.Logger
 }
 
 // Token is a verified token.
@@ -86,13 +90,29 @@ func New(cfg Config) (*Verifier, error) {
 		v.static = append(v.static, k)
 	}
 	for i, u := range cfg.JWKSURLs {
-		r, err := newRemoteSet(u, cfg.AllowPrivate)
+		guard := refusePrivate
+		if cfg.AllowPrivate {
+			guard = nil
+		}
+		r, err := newRemoteSet(u, guard)
 		if err != nil {
 			return nil, fmt.Errorf("auth.jwks_uris[%d]: %w", i, err)
+		}
+		if cfg.Log != nil {
+			r.report = func(err error) { reportKeySet(cfg.Log, i, err) }
 		}
 		v.remote = append(v.remote, r)
 	}
 	return v, nil
+}
+
+func reportKeySet(log *slog.Logger, i int, err error) {
+	name := fmt.Sprintf("auth.jwks_uris[%d]", i)
+	if err == nil {
+		log.Info("the key set can be fetched again", "key_set", name)
+		return
+	}
+	log.Warn("fetching a key set; tokens signed with keys that are not known are refused", "key_set", name, "error", err)
 }
 
 // Close ends running fetches of key sets and waits for them.
@@ -204,6 +224,9 @@ func (v *Verifier) checkSignature(ctx context.Context, h header, signed string, 
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if len(keys) == 0 && errors.Is(fetchErr, errPrivate) {
+		return refuse(protocol.CodePrivateKeySource, "the server's key set is at a private address, which is not allowed (auth.jwks_allow_private)")
 	}
 	if fetchErr != nil && len(keys) == 0 {
 		return refuse(protocol.CodeKeySource, "the server could not fetch the keys that verify tokens")
