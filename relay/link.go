@@ -104,6 +104,27 @@ func (l *link) touch() { l.seen.Store(time.Now().UnixNano()) }
 // silence is how long the client has shown no sign of life.
 func (l *link) silence() time.Duration { return time.Since(time.Unix(0, l.seen.Load())) }
 
+// inTime reads with f. After openWait it calls late, which tells the client and
+// closes the connection, so that f returns: an expired context would close it
+// without a word.
+func (l *link) inTime(f func() error, late func()) error {
+	read := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		timer := time.NewTimer(openWait)
+		defer timer.Stop()
+		select {
+		case <-read:
+		case <-timer.C:
+			late()
+		}
+	})
+	err := f()
+	close(read)
+	group.Wait()
+	return err
+}
+
 // message reads one message of at most limit bytes.
 func (l *link) message(ctx context.Context, limit int64) (websocket.MessageType, []byte, error) {
 	kind, r, err := l.conn.Reader(ctx)

@@ -183,48 +183,43 @@ func (c *rsConn) next(ctx context.Context, limit int64) (rsocket.Frame, error) {
 
 // open reads the setup and the request, and makes the session.
 func (c *rsConn) open(ctx context.Context) (*session, context.Context, func(), error) {
-	wait, cancel := context.WithTimeout(ctx, openWait)
-	defer cancel()
-	f, err := c.next(wait, setupBytes)
+	f, err := c.opening(ctx, setupBytes, "SETUP")
 	if err != nil {
-		return nil, ctx, nil, c.late(wait, err, "no SETUP")
-	}
-	if err := c.setup(wait, f); err != nil {
 		return nil, ctx, nil, err
 	}
-	wait, cancel = context.WithTimeout(ctx, openWait)
-	defer cancel()
+	if err := c.setup(ctx, f); err != nil {
+		return nil, ctx, nil, err
+	}
 	for {
-		if f, err = c.next(wait, c.relay.limits.FrameBytes); err != nil {
-			return nil, ctx, nil, c.late(wait, err, "no request")
+		if f, err = c.opening(ctx, c.relay.limits.FrameBytes, "request"); err != nil {
+			return nil, ctx, nil, err
 		}
-		q, ok := f.(*rsocket.RequestStream)
-		if !ok {
-			if err := c.stray(wait, f); err != nil {
+		if q, ok := f.(*rsocket.RequestStream); ok {
+			s, err := c.request(q)
+			if err != nil {
 				return nil, ctx, nil, err
 			}
-			continue
+			inner, leave, err := c.relay.enter(ctx, s)
+			if err != nil {
+				return nil, ctx, nil, err
+			}
+			c.session = s
+			c.requests.Limit = setupBytes // what comes now is refused anyway
+			return s, inner, leave, nil
 		}
-		s, err := c.request(q)
-		if err != nil {
+		if err := c.stray(ctx, f); err != nil {
 			return nil, ctx, nil, err
 		}
-		inner, leave, err := c.relay.enter(ctx, s)
-		if err != nil {
-			return nil, ctx, nil, err
-		}
-		c.session = s
-		c.requests.Limit = setupBytes // what comes now is refused anyway
-		return s, inner, leave, nil
 	}
 }
 
-// late turns the error of a read that ran out of time into words.
-func (c *rsConn) late(wait context.Context, err error, what string) error {
-	if wait.Err() != nil {
-		return invalid(rsocket.ConnectionClose, "%s within %s", what, openWait)
-	}
-	return err
+// opening reads a frame that must come soon.
+func (c *rsConn) opening(ctx context.Context, limit int64, what string) (f rsocket.Frame, err error) {
+	err = c.inTime(func() (err error) {
+		f, err = c.next(ctx, limit)
+		return err
+	}, func() { c.end(ctx, invalid(rsocket.ConnectionClose, "no %s within %s", what, openWait)) })
+	return f, err
 }
 
 // setup takes the first frame: what the payloads are, and the token.
@@ -269,7 +264,9 @@ func (c *rsConn) setup(ctx context.Context, f rsocket.Frame) error {
 	if about.Token == "" {
 		err = &auth.Error{Code: protocol.CodeNoToken, Description: "no token in the metadata of SETUP"}
 	} else {
-		c.token, err = c.relay.verify(ctx, about.Token)
+		wait, cancel := context.WithTimeout(ctx, openWait)
+		defer cancel()
+		c.token, err = c.relay.verify(wait, about.Token)
 	}
 	if err != nil {
 		return refusal{code: rsocket.RejectedSetup, why: c.relay.asEnding(err)}

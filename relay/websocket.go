@@ -82,19 +82,22 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	if c.conn.Subprotocol() != protocol.Subprotocol {
 		return nil, nil, nil, ending{code: protocol.CodeInvalid, close: protocol.CloseMalformed, text: "the subprotocol must be " + protocol.Subprotocol}
 	}
-	wait, cancel := context.WithTimeout(ctx, openWait)
-	defer cancel()
-	f, err := c.readFrame(wait)
+	var f protocol.Frame
+	err := c.inTime(func() (err error) {
+		f, err = c.readFrame(ctx)
+		return err
+	}, func() {
+		c.close(ending{code: protocol.CodeInvalid, close: protocol.CloseNoOpen, text: "no open frame within 10 s"})
+	})
 	if err != nil {
-		if wait.Err() != nil {
-			err = ending{code: protocol.CodeInvalid, close: protocol.CloseNoOpen, text: "no open frame within 10 s"}
-		}
 		return nil, nil, nil, err
 	}
 	open, ok := f.(*protocol.Open)
 	if !ok {
 		return nil, nil, nil, ending{code: protocol.CodeInvalid, close: protocol.CloseMalformed, text: "the first frame must be open"}
 	}
+	wait, cancel := context.WithTimeout(ctx, openWait)
+	defer cancel()
 	token, err := c.relay.cfg.Verifier.Verify(wait, open.Token)
 	if err != nil {
 		return nil, nil, nil, err

@@ -201,7 +201,7 @@ func (c *Client) OnClose(end func()) { c.cancel = end }
 var ErrEnded = errors.New("the stream ended")
 
 // patience is how long a line may take.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // Next gives the next line, folded.
 func (c *Client) Next() (protocol.Line, error) {
