@@ -118,7 +118,7 @@ func newRoot(env *environment) *cobra.Command {
 		newServe(env),
 		newMigrate(env),
 		newValidate(env),
-		newSimulate(env), newVerify(env), newExplain(env),
+		newSimulate(env), newVerify(env), newExplain(env), newRemains(env),
 		newRules(env),
 		newToken(env),
 		newDoctor(env),
