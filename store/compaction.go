@@ -143,7 +143,7 @@ func (s *Store) CompactNow(ctx context.Context, opts CompactionOptions) (Compact
 		return c.report, fmt.Errorf("read the head: %w", err)
 	}
 	horizon, _, err := c.horizon(ctx)
-	if err != nil {
+	if err != nil || horizon == 0 && opts.Bucket == "" {
 		return c.report, err
 	}
 	if opts.Bucket == "" {
@@ -157,7 +157,11 @@ func (s *Store) CompactNow(ctx context.Context, opts CompactionOptions) (Compact
 	if err != nil {
 		return c.report, fmt.Errorf("find the bucket: %w", err)
 	}
-	return c.report, c.work(ctx, []dueBucket{due}, horizon)
+	if horizon == 0 {
+		return c.report, nil
+	}
+	err = c.work(ctx, []dueBucket{due}, horizon)
+	return c.report, err
 }
 
 // round looks at the buckets that changed since the last one and compacts those
