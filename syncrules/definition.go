@@ -61,6 +61,9 @@ type builder struct {
 	byHash map[string]int // definitions that may be shared
 	counts map[string]int
 	nextID int
+	// uses counts how often the query at hand uses common table expressions,
+	// which multiply where they use each other.
+	uses int
 }
 
 // number counts, from 0, what has the same name.

@@ -24,7 +24,9 @@ func (b *builder) streamDefinitions() {
 	shared := map[string]int{} // bucket definitions by their data
 	for _, s := range b.file.streams {
 		b.rules.streams[s.name] = true
-		c := &streamCompiler{b: b, cfg: s, ctes: b.visibleCTEs(s)}
+		c := &streamCompiler{b: b, cfg: s}
+		c.order = append(append(c.order, b.file.with...), s.with...)
+		c.ctes = visibleCTEs(c.order)
 		for _, q := range s.queries {
 			c.query(q)
 		}
@@ -37,33 +39,32 @@ func (b *builder) streamDefinitions() {
 	}
 	b.rules.ctes = append(b.rules.ctes, b.file.with...)
 	for _, s := range b.file.streams {
-		b.checkUnused(s.with)
+		b.checkUnused(s.with, b.file.with)
 		b.rules.ctes = append(b.rules.ctes, s.with...)
 	}
-	b.checkUnused(b.file.with)
+	b.checkUnused(b.file.with, nil)
 }
 
-// visibleCTEs are the common table expressions of a stream by lower-case
-// name; its own hide global ones.
-func (b *builder) visibleCTEs(s *streamConfig) map[string]*cteConfig {
+// visibleCTEs are common table expressions by lower-case name; later ones hide
+// earlier ones of their name.
+func visibleCTEs(order []*cteConfig) map[string]*cteConfig {
 	ctes := map[string]*cteConfig{}
-	for _, list := range [][]*cteConfig{b.file.with, s.with} {
-		for _, c := range list {
-			ctes[strings.ToLower(c.name)] = c
-		}
+	for _, c := range order {
+		ctes[strings.ToLower(c.name)] = c
 	}
 	return ctes
 }
 
 // checkUnused warns of common table expressions that nothing uses, and still
-// reports what is wrong with them.
-func (b *builder) checkUnused(ctes []*cteConfig) {
+// reports what is wrong with them. before are those they see besides.
+func (b *builder) checkUnused(ctes, before []*cteConfig) {
 	for _, c := range ctes {
 		if c.used {
 			continue
 		}
 		c.key.warn("", "common table expression "+quote(c.name)+" is not used")
-		check := streamCompiler{b: b, cfg: &streamConfig{}}
+		b.uses = 0
+		check := streamCompiler{b: b, cfg: &streamConfig{}, order: append(append([]*cteConfig{}, before...), ctes...)}
 		check.cte(c)
 	}
 }
@@ -104,13 +105,18 @@ func (b *builder) shapeName(stream string) string {
 type streamCompiler struct {
 	b      *builder
 	cfg    *streamConfig
+	order  []*cteConfig // global ones, then the stream's
 	ctes   map[string]*cteConfig
+	// inside is the common table expression that is being compiled; nil in
+	// the stream's own queries.
+	inside *cteConfig
 	shapes []*shape
 	depth  int // of subqueries
 }
 
 func (c *streamCompiler) query(q *query) {
 	before := q.rep.fatal
+	c.b.uses = 0
 	sel := parseSelect(q, parseOptions{streams: true})
 	if sel == nil {
 		return

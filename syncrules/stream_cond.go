@@ -97,7 +97,7 @@ func (c *streamCompiler) notIn(a *inExpr, x *expr, sc *streamScope) *cond {
 		sub.sel.fatal("sync what is wanted instead of leaving out what is not", "NOT IN cannot be used with a subquery")
 		return &cond{op: condAnd, at: a.span}
 	}
-	if n, ok := a.set.(*nameExpr); ok && c.namedCTE(n) != nil {
+	if n, ok := a.set.(*nameExpr); ok && n.qual == nil && c.namedCTE(n.name) != nil {
 		n.span.fatal("sync what is wanted instead of leaving out what is not", "NOT IN cannot be used with a common table expression")
 		return &cond{op: condAnd, at: a.span}
 	}
@@ -145,12 +145,15 @@ func (c *streamCompiler) overlap(a *inExpr, negated bool, sc *streamScope) *cond
 	return &cond{op: condAnd, kids: append(append(kids, lconds...), rconds...), at: a.span}
 }
 
-// namedCTE is the CTE a bare name stands for; nil if it is none.
-func (c *streamCompiler) namedCTE(n *nameExpr) *cteConfig {
-	if n.qual != nil {
-		return nil
+// namedCTE is the common table expression a bare name stands for; nil if it is
+// none.
+func (c *streamCompiler) namedCTE(name ident) *cteConfig {
+	cte := c.ctes[strings.ToLower(name.name)]
+	if cte != nil && c.inside != nil {
+		// Other engines of this language read a table here.
+		name.warn("write "+defaultSchema+"."+name.text()+" if the table is meant", "%s is read as the common table expression, not as a table", name.text())
 	}
-	return c.ctes[strings.ToLower(n.name.name)]
+	return cte
 }
 
 // set reads the right side of IN, or a side of &&: an expression that runs
@@ -161,7 +164,10 @@ func (c *streamCompiler) set(a astExpr, sc *streamScope) (*expr, []*cond) {
 	case *subExpr:
 		return c.subquery(a, sc)
 	case *nameExpr:
-		cte := c.namedCTE(a)
+		if a.qual != nil {
+			break
+		}
+		cte := c.namedCTE(a.name)
 		if cte == nil {
 			break
 		}

@@ -1,6 +1,7 @@
 package syncrules
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/millrace/millrace"
@@ -105,7 +106,7 @@ func (c *streamCompiler) source(s *source, sc *streamScope) (*scopeEntry, []*con
 		ent.derived = d
 		return ent, conds
 	case s.schema == nil:
-		if cte := c.ctes[strings.ToLower(s.name.name)]; cte != nil {
+		if cte := c.namedCTE(s.name); cte != nil {
 			d, conds := c.cte(cte)
 			if d == nil {
 				return nil, nil
@@ -129,16 +130,32 @@ func (c *streamCompiler) source(s *source, sc *streamScope) (*scopeEntry, []*con
 	return ent, []*cond{{op: condExists, rel: rel, at: s.span}}
 }
 
-// cte takes a common table expression apart, anew for each use. It sees no
-// other ones.
+// maxUses bounds how often a query uses common table expressions, counting those
+// that they use themselves.
+const maxUses = 100
+
+// cte takes a common table expression apart, anew for each use. It sees those
+// before it.
 func (c *streamCompiler) cte(cte *cteConfig) (*derivedTable, []*cond) {
 	cte.used = true
+	c.depth++
+	defer func() { c.depth-- }()
+	if c.depth > maxSubqueries {
+		cte.q.whole().fatal("", "common table expressions and subqueries are nested more than %d levels deep", maxSubqueries)
+		return nil, nil
+	}
+	if c.b.uses++; c.b.uses > maxUses {
+		if c.b.uses == maxUses+1 {
+			cte.q.whole().fatal("split the query", "common table expressions are used more than %d times in one query", maxUses)
+		}
+		return nil, nil
+	}
 	sel := parseSelect(cte.q, parseOptions{streams: true})
 	if sel == nil {
 		return nil, nil
 	}
 	inner := *c
-	inner.ctes = nil
+	inner.ctes, inner.inside = visibleCTEs(c.order[:max(0, slices.Index(c.order, cte))]), cte
 	return inner.derived(sel, &streamScope{c: &inner}, nil)
 }
 
