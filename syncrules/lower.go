@@ -22,6 +22,12 @@ type lowerer struct {
 
 var castTypes = []string{"text", "integer", "real", "numeric", "blob"}
 
+// castAliases are PostgreSQL's names of the types, in streams.
+var castAliases = map[string]string{
+	"int": "integer", "smallint": "integer", "bigint": "integer", "int2": "integer", "int4": "integer", "int8": "integer",
+	"varchar": "text", "float": "real", "float4": "real", "float8": "real", "decimal": "numeric", "bytea": "blob",
+}
+
 var binaryOps = map[string]opcode{
 	"=": opEqual, "<": opLess, "<=": opLessEqual, ">": opGreater, ">=": opGreaterEqual,
 	"+": opAdd, "-": opSubtract, "*": opMultiply, "/": opDivide, "%": opModulo,
@@ -133,6 +139,9 @@ func (l *lowerer) arrow(a *binExpr) *expr {
 func (l *lowerer) cast(a *castExpr) *expr {
 	x := l.expr(a.x)
 	typ := strings.ToLower(a.typ.name)
+	if short, ok := castAliases[typ]; ok && l.streams {
+		typ = short
+	}
 	for _, t := range castTypes {
 		if t == typ {
 			return &expr{op: opCast, span: a.span, args: []*expr{x}, name: typ}

@@ -103,10 +103,10 @@ func (b *builder) shapeName(stream string) string {
 
 // streamCompiler compiles the queries of one stream.
 type streamCompiler struct {
-	b      *builder
-	cfg    *streamConfig
-	order  []*cteConfig // global ones, then the stream's
-	ctes   map[string]*cteConfig
+	b     *builder
+	cfg   *streamConfig
+	order []*cteConfig // global ones, then the stream's
+	ctes  map[string]*cteConfig
 	// inside is the common table expression that is being compiled; nil in
 	// the stream's own queries.
 	inside *cteConfig
