@@ -22,6 +22,9 @@ func Simulate(ctx context.Context, c SimulationConfig) (*Simulation, error) {
 	if c.MaxBuckets <= 0 {
 		c.MaxBuckets = defaultMaxBuckets
 	}
+	if c.maxLookupResults == 0 {
+		c.maxLookupResults = maxLookupResults
+	}
 	resolution, err := c.Rules.Resolve(c.Request)
 	if err != nil {
 		return nil, err
@@ -155,8 +158,8 @@ func (s *simulator) lookups(ctx context.Context, pending []syncrules.LookupKey) 
 			if _, known := p.outputs[l.Outputs]; known {
 				continue
 			}
-			if s.results++; s.results > maxLookupResults {
-				return fmt.Errorf("lookups give more than %d different results, the last of %s: no user can have that many buckets; narrow the parameter queries", maxLookupResults, s.title(l.Definition))
+			if s.results++; s.results > s.config.maxLookupResults {
+				return fmt.Errorf("lookups give more than %d different results, the last of %s: no user can have that many buckets; narrow the parameter queries", s.config.maxLookupResults, s.title(l.Definition))
 			}
 			p.outputs[strings.Clone(l.Outputs)] = struct{}{}
 		}
@@ -304,20 +307,26 @@ func (s *simulator) finish() {
 	s.out.Refusals = append([]SimulationRefusal{}, s.out.Refusals...)
 	s.out.Problems = append([]SimulationProblem{}, s.out.Problems...)
 	s.out.Definitions, s.out.Tables = []SimulatedDefinition{}, []SimulatedTable{}
-	sums := map[string]*SimulatedDefinition{}
+	type group struct {
+		definition string
+		priority   int
+	}
+	sums := map[group]*SimulatedDefinition{}
 	for _, b := range s.out.Buckets {
-		d := sums[b.Definition]
+		g := group{b.Definition, b.Priority}
+		d := sums[g]
 		if d == nil {
 			d = &SimulatedDefinition{Definition: b.Definition, Priority: b.Priority}
-			sums[b.Definition] = d
+			sums[g] = d
 		}
-		d.Priority = min(d.Priority, b.Priority)
 		d.Buckets++
 		d.Rows += b.Rows
 		d.Bytes += b.Bytes
 	}
-	for _, name := range slices.Sorted(maps.Keys(sums)) {
-		s.out.Definitions = append(s.out.Definitions, *sums[name])
+	for _, g := range slices.SortedFunc(maps.Keys(sums), func(a, b group) int {
+		return cmp.Or(cmp.Compare(a.definition, b.definition), cmp.Compare(a.priority, b.priority))
+	}) {
+		s.out.Definitions = append(s.out.Definitions, *sums[g])
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.tables)) {
 		s.out.Tables = append(s.out.Tables, *s.tables[name])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -269,11 +270,41 @@ func TestSimulateErrors(t *testing.T) {
 		t.Errorf("cancelled: %v %v", s, err)
 	}
 	c.Progress = nil
+	many := d.config("config: {edition: 3}\nstreams:\n  a: {auto_subscribe: true, query: 'SELECT i.* FROM items AS i WHERE i.id IN (SELECT j.id FROM items AS j WHERE auth.user_id() IS NOT NULL)'}\n", `{"sub":"u"}`)
+	many.maxLookupResults = 1000
+	if s, err := Simulate(t.Context(), many); err == nil || !strings.Contains(err.Error(), "lookups give more than 1000 different results, the last of a/") {
+		t.Errorf("too many results: %v %v", s, err)
+	}
 	c.Request.Claims = []byte("[]")
 	if _, err := Simulate(t.Context(), c); err == nil || !strings.Contains(err.Error(), "claims") {
 		t.Errorf("claims that are no object: %v", err)
 	}
 	if n := d.count("SELECT count(*) FROM items"); n != 100000 {
 		t.Errorf("%d items are left", n)
+	}
+}
+
+// Tables are streamed: 100 MB of rows go by in a few.
+func TestSimulateMemory(t *testing.T) {
+	d := newDatabase(t, `CREATE TABLE items (id int PRIMARY KEY, owner text, body text);
+		INSERT INTO items SELECT g, 'somebody', repeat('x', 1000) FROM generate_series(1, 100000) g`)
+	c := d.config("config: {edition: 3}\nstreams:\n  a: {auto_subscribe: true, query: \"SELECT * FROM items WHERE owner = auth.user_id() OR owner = 'somebody' AND auth.parameter('all')\"}\n", `{"sub":"u","all":true}`)
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	before, peak, calls := m.HeapAlloc, uint64(0), 0
+	c.Progress = func(SimulationProgress) {
+		if calls++; calls%10 == 0 {
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapAlloc)
+		}
+	}
+	s := simulate(t, c)
+	if s.table("items").Rows != 100_000 || s.table("items").Bytes < 100_000_000 {
+		t.Errorf("%+v", s.Tables)
+	}
+	const limit = 32 << 20
+	if calls < 90 || peak > before+limit {
+		t.Errorf("the heap grew from %d to %d bytes, in %d reports", before, peak, calls)
 	}
 }

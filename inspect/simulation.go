@@ -26,6 +26,8 @@ type SimulationConfig struct {
 	// Progress is told now and then how far the reading is; it must be quick.
 	// It may be nil.
 	Progress func(SimulationProgress)
+
+	maxLookupResults int // of tests; 0 is the constant
 }
 
 // SimulationProgress is how far a simulation is.
@@ -64,10 +66,11 @@ type SimulatedBucket struct {
 	Default       bool  `json:"default"`
 }
 
-// SimulatedDefinition sums up the buckets of one definition.
+// SimulatedDefinition sums up the buckets of one definition that have the same
+// priority.
 type SimulatedDefinition struct {
 	Definition string `json:"definition"`
-	Priority   int    `json:"priority"` // smallest of its buckets
+	Priority   int    `json:"priority"`
 	Buckets    int    `json:"buckets"`
 	Rows       int64  `json:"rows"`
 	Bytes      int64  `json:"bytes"`
