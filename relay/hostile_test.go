@@ -385,3 +385,29 @@ func TestSilentConnections(t *testing.T) {
 		t.Errorf("closed with %d", code)
 	}
 }
+
+// TestStopWaitsForNobody: connections that have not said yet what they want are
+// told of a restart like all others.
+func TestStopWaitsForNobody(t *testing.T) {
+	srv := relaytest.Serve(t, relaytest.NewSidecar())
+	silent, begun := relaytest.OpenRSocket(t, srv.URL), relaytest.OpenRSocket(t, srv.URL)
+	native := connectSocket(t, srv)
+	begun.Send(relaytest.SetupFrame(srv.Token("alice")))
+	stopped := make(chan struct{})
+	go func() {
+		srv.Stop()
+		close(stopped)
+	}()
+	for _, s := range []*relaytest.RSocket{silent, begun} {
+		f, err := s.Read()
+		if e, ok := f.(*rsocket.Error); err != nil || !ok || !strings.HasPrefix(e.Text, "[PSYNC_S2003] ") {
+			t.Errorf("%+v, %v", f, err)
+		}
+		s.Conn.CloseNow()
+	}
+	native.listen()
+	if code, _ := native.closed(); code != protocol.CloseRestarting {
+		t.Errorf("closed with %d", code)
+	}
+	<-stopped
+}

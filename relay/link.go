@@ -42,7 +42,7 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 	}
 	r.mu.Unlock()
 	if refused {
-		writeError(w, ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, text: "the server is restarting"})
+		writeError(w, errRestarting)
 		return
 	}
 	if n := r.opening.Add(1); int(n) > r.limits.Connections {
@@ -104,10 +104,11 @@ func (l *link) touch() { l.seen.Store(time.Now().UnixNano()) }
 // silence is how long the client has shown no sign of life.
 func (l *link) silence() time.Duration { return time.Since(time.Unix(0, l.seen.Load())) }
 
-// inTime reads with f. After openWait it calls late, which tells the client and
+// inTime reads with f, what the client must send soon. After openWait it calls
+// end with late, and when the relay stops with that, which tells the client and
 // closes the connection, so that f returns: an expired context would close it
 // without a word.
-func (l *link) inTime(f func() error, late func()) error {
+func (l *link) inTime(f func() error, late error, end func(error)) error {
 	read := make(chan struct{})
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -116,7 +117,9 @@ func (l *link) inTime(f func() error, late func()) error {
 		select {
 		case <-read:
 		case <-timer.C:
-			late()
+			end(late)
+		case <-l.relay.stopping:
+			end(errRestarting)
 		}
 	})
 	err := f()

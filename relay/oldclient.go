@@ -69,7 +69,7 @@ func (r *Relay) awaitWrite(ctx context.Context, user string) (millrace.OpID, err
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-r.stopping:
-			return 0, ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, text: "the server is restarting"}
+			return 0, errRestarting
 		case <-tick.C:
 		}
 	}

@@ -177,6 +177,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	return nil
 }
 
+// errRestarting answers whoever is there, or comes, when the relay stops.
+var errRestarting = ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server is restarting"}
+
 // drainTime is how long sessions get to be told to reconnect.
 const drainTime = 5 * time.Second
 
@@ -186,7 +189,7 @@ func (r *Relay) drain() {
 	r.draining = true
 	close(r.stopping)
 	for s := range r.sessions {
-		s.finish(ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server is restarting"})
+		s.finish(errRestarting)
 	}
 	r.mu.Unlock()
 	gone := make(chan struct{})
@@ -217,7 +220,7 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 	defer r.mu.Unlock()
 	switch {
 	case r.draining:
-		return nil, nil, ending{code: protocol.CodeRestarting, status: http.StatusServiceUnavailable, close: protocol.CloseRestarting, text: "the server is restarting"}
+		return nil, nil, errRestarting
 	case len(r.sessions) >= r.limits.Connections:
 		r.meters.refused.WithLabelValues("connections").Inc()
 		return nil, nil, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, close: protocol.CloseConnections, text: "too many connections (relay.max_connections)"}

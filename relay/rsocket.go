@@ -218,7 +218,7 @@ func (c *rsConn) opening(ctx context.Context, limit int64, what string) (f rsock
 	err = c.inTime(func() (err error) {
 		f, err = c.next(ctx, limit)
 		return err
-	}, func() { c.end(ctx, invalid(rsocket.ConnectionClose, "no %s within %s", what, openWait)) })
+	}, invalid(rsocket.ConnectionClose, "no %s within %s", what, openWait), func(err error) { c.end(ctx, err) })
 	return f, err
 }
 

@@ -86,9 +86,8 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	err := c.inTime(func() (err error) {
 		f, err = c.readFrame(ctx)
 		return err
-	}, func() {
-		c.close(ending{code: protocol.CodeInvalid, close: protocol.CloseNoOpen, text: "no open frame within 10 s"})
-	})
+	}, ending{code: protocol.CodeInvalid, close: protocol.CloseNoOpen, text: "no open frame within 10 s"},
+		func(err error) { c.close(c.relay.asEnding(err)) })
 	if err != nil {
 		return nil, nil, nil, err
 	}
