@@ -43,10 +43,30 @@ func TestLongBucketsTakeSeveralLines(t *testing.T) {
 func BenchmarkEncode(b *testing.B) {
 	op := millrace.Op{ID: 123456789, Kind: millrace.OpPut, Type: "todos", RowID: "8a7d3c5e-0000-4000-a000-000000000001", Checksum: 12345678,
 		Data: `{"id":"8a7d3c5e-0000-4000-a000-000000000001","title":"` + strings.Repeat("Buy milk ", 25) + `","done":0}`}
-	e := encoder{wires: func(int) string { return "x#b[]" }, after: func(int) millrace.OpID { return 0 }}
-	flush := func(int, []byte, int) {}
+	for name, as := range map[string]protocol.Encoding{"JSON": protocol.JSON, "BSON": protocol.BSON} {
+		b.Run(name, func(b *testing.B) {
+			e := encoder{wires: func(int) string { return "x#b[]" }, after: func(int) millrace.OpID { return 0 }, as: as}
+			flush := func(int, []byte, int) {}
+			b.ReportAllocs()
+			for i := range b.N {
+				e.op(i/1000, &op, flush)
+			}
+		})
+	}
+}
+
+// BenchmarkRecode: a node's lines, once for all clients that want BSON.
+func BenchmarkRecode(b *testing.B) {
+	var d protocol.Data
+	for i := range 1000 {
+		d.Ops = append(d.Ops, millrace.Op{ID: millrace.OpID(i + 1), Kind: millrace.OpPut, Type: "todos", RowID: "8a7d3c5e-0000-4000-a000-000000000001", Data: `{"title":"Buy milk","done":0}`})
+	}
+	text := protocol.JSON.AppendLine(nil, &d)
+	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
-	for i := range b.N {
-		e.op(i/1000, &op, flush)
+	for range b.N {
+		if (&dataLines{text: text}).in(protocol.BSON) == nil {
+			b.Fatal("not recoded")
+		}
 	}
 }
