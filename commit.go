@@ -11,6 +11,10 @@ type Scope struct {
 	// Buckets and Lookups are the definitions of each kind, ascending.
 	Buckets []DefinitionID
 	Lookups []DefinitionID
+	// Shadow is the copy in whose shadow the rows are kept, unseen, until a
+	// ChangeReplace; 0 for rows that are compared with history. A shadow holds
+	// the last upsert of each row and numbers nothing.
+	Shadow CopyID
 }
 
 // ChangeKind is what happened to a source row.
@@ -24,8 +28,12 @@ const (
 	// ChangeDelete: the row has nothing any more in the definitions of the scope.
 	ChangeDelete
 	// ChangeTruncate: no row of the table has anything any more in the
-	// definitions of the scope. Key is empty.
+	// definitions of the scope, or in the shadow. Key is empty.
 	ChangeTruncate
+	// ChangeReplace: in the definitions of the scope the table has from now on
+	// exactly what the scope's shadow holds, which ends with it. Rows that are
+	// equal take no op. Key is empty.
+	ChangeReplace
 )
 
 // Change is one evaluated change of a source row. A changed row key is a
@@ -89,8 +97,13 @@ type RowRef struct {
 type Flush struct {
 	// Positions are the sources that moved. They only grow.
 	Positions []SourcePosition
-	// Copies are stored as given; new ones get their ID here.
+	// Copies are stored as given; new ones get their ID here. A new shadow
+	// copy also ends the kept wide values of its table.
 	Copies []*Copy
+	// Tables are descriptions of source tables, stored as given. They have IDs.
+	Tables []*SourceTable
+	// SchemaChanges are noted for people to see.
+	SchemaChanges []SchemaChange
 	// RereadAdd and RereadDone change the persisted lists of rows that must be
 	// read from the source again.
 	RereadAdd, RereadDone []Reread

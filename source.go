@@ -5,9 +5,9 @@ import "time"
 // SourceID is the sidecar's number for a source Postgres.
 type SourceID int16
 
-// TableID is the sidecar's number for a source table: one per (source,
-// relation oid, schema, name, identity). A table that is dropped and made
-// again gets a new one.
+// TableID is the sidecar's number for a source table. A table keeps it when it
+// is renamed, made again under its name, or changes its identity: what clients
+// have of it is then replaced by what is in it now.
 type TableID int32
 
 // Source is what the sidecar knows of a source Postgres. All positions belong
@@ -75,7 +75,9 @@ const (
 // even for the length of a transaction.
 func (i Identity) Unique() bool { return i == IdentityDefault || i == IdentityIndex }
 
-// SourceTable is a table the rules use, as last seen on the source.
+// SourceTable is a table the rules use, as last seen on the source. One without
+// Columns has to be copied before anything of its stream counts; one without
+// OID is not there any more.
 type SourceTable struct {
 	ID         TableID
 	Source     SourceID
@@ -85,13 +87,33 @@ type SourceTable struct {
 	Identity   Identity
 	KeyColumns []string
 	Columns    []SourceColumn
+	Member     uint32 // oid of its entry in the publication; 0 if there is none
+	Filter     string // the publication's row filter, SQL
 }
 
 // SourceColumn is a published column.
 type SourceColumn struct {
 	Name    string `json:"name"`
 	TypeOID uint32 `json:"type_oid"`
-	Type    string `json:"type"` // format_type() text, for people
+	Type    string `json:"type"` // format_type() text
+	// Number is the attribute number: another one under the same name is
+	// another column. 0 if it is not known.
+	Number int16 `json:"number,omitempty"`
+}
+
+// SchemaChange is a change of a source's tables, or of what the rules can read
+// of them, as it was noticed.
+type SchemaChange struct {
+	Source SourceID
+	Object string // table (schema.name) or other object
+	Change string // what happened, in words
+	Action string // what was done about it or what it needs, in words
+	Code   string // MR1014, …, where a person must act; else empty
+	Cure   string // the exact SQL or setting; empty if nobody must act
+	// Copy is the copy that it caused; 0 for none. In a flush it is filled in
+	// from CopyOf, which points to one of the flush's copies.
+	Copy   CopyID
+	CopyOf *Copy
 }
 
 // CopyID numbers copies of tables.
@@ -107,14 +129,16 @@ const (
 	CopyDone    CopyState = "done" // every page merged, re-read list empty
 )
 
-// Copy is one copying of a source table into definitions that are being built,
-// by the exact chunk. It is stored with the flush that merges a chunk, so that
+// Copy is one copying of a source table, by the exact chunk: into definitions
+// that are being built, or into a shadow that replaces the table's part of
+// definitions that have it already. It is stored with the flush that merges a chunk, so that
 // a crash resumes at the cursor.
 type Copy struct {
 	ID          CopyID // 0 until stored for the first time
 	RuleSet     RuleSetID
 	Table       TableID
 	Definitions []DefinitionID
+	Shadow      bool
 	State       CopyState
 	Filenode    uint32 // relfilenode the cursor belongs to; 0 until planned
 	EndPage     uint32 // first page that need not be read

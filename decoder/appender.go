@@ -30,7 +30,10 @@ type appender struct {
 	handed    int  // batches handed over so far, of all flushes
 	published time.Time
 	copies    []*copyRun // whose state is to be stored
+	tables    []*millrace.SourceTable
 	writes    pendingWrites
+
+	schemaChanges []millrace.SchemaChange
 
 	// changing: the rules change, the work ends once all of it is durable.
 	changing bool
@@ -194,7 +197,7 @@ func (a *appender) settle(ctx context.Context) error {
 
 // hasWork tells whether there is anything but positions to flush.
 func (a *appender) hasWork() bool {
-	return len(a.batch.changes) > 0 || a.pieces || len(a.copies) > 0
+	return len(a.batch.changes) > 0 || a.pieces || len(a.copies) > 0 || len(a.tables) > 0
 }
 
 // positionOf is how far a source's transactions are evaluated.
@@ -221,7 +224,8 @@ func (a *appender) moved() bool {
 // checkpoint: it may be shutting down.
 func (a *appender) wantsPositions() bool {
 	for _, s := range a.sources {
-		if s.nagged >= nagging && s.position > s.flushed {
+		waits := s.session != nil && s.session.lookAt != 0 && s.position >= s.session.lookAt
+		if (s.nagged >= nagging || waits) && s.position > s.flushed {
 			return true
 		}
 	}
@@ -270,6 +274,8 @@ func (a *appender) flush(ctx context.Context, activate millrace.RuleSetID) error
 		c.storeRereads(f)
 	}
 	a.copies = a.copies[:0]
+	f.Tables, f.SchemaChanges = a.tables, a.schemaChanges
+	a.tables, a.schemaChanges = nil, nil
 	for _, s := range a.sources {
 		for _, c := range s.copies {
 			c.storeRereads(f)

@@ -53,6 +53,12 @@ func (b *batch) truncate(scope *millrace.Scope) {
 	b.bytes += changeOverhead
 }
 
+// replace appends that what a table has is replaced by its shadow.
+func (b *batch) replace(scope *millrace.Scope) {
+	b.changes = append(b.changes, millrace.Change{Scope: scope, Kind: millrace.ChangeReplace})
+	b.bytes += changeOverhead
+}
+
 // changeOverhead is about what a change takes beside its texts.
 const changeOverhead = 150
 

@@ -40,6 +40,10 @@ type Config struct {
 	// SlotTimeout is how long the creation of a slot may wait for transactions
 	// that are running. Default 10 min.
 	SlotTimeout time.Duration
+	// OnDrop says what becomes of the rows of a table that is dropped, taken out
+	// of the publication or renamed to what the rules do not read: "remove" or
+	// "keep". Default remove.
+	OnDrop string
 	// Logger takes what an operator should see. Default slog.Default.
 	Logger *slog.Logger
 
@@ -49,6 +53,7 @@ type Config struct {
 	stopped    time.Duration                 // how long a source rests that somebody has to look after
 	pages      uint32                        // of the first chunk
 	fixedPages bool                          // … and of all others
+	look       time.Duration                 // between looks at the catalog
 	maxKeys    int
 }
 
@@ -108,6 +113,11 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.SnapshotWorkers, 2)
 	setDefault(&c.Heartbeat, time.Minute)
 	setDefault(&c.SlotTimeout, 10*time.Minute)
+	setDefault(&c.OnDrop, dropRemoves)
+	if c.OnDrop != dropRemoves && c.OnDrop != "keep" {
+		return c, fmt.Errorf("decoder config: on_drop is %q, not remove or keep", c.OnDrop)
+	}
+	setDefault(&c.look, time.Minute)
 	setDefault(&c.Logger, slog.Default())
 	setDefault(&c.positions, 10*time.Second)
 	setDefault(&c.stopped, 30*time.Second)
@@ -118,6 +128,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, nil
 }
+
+// dropRemoves is the OnDrop that removes rows.
+const dropRemoves = "remove"
 
 func setDefault[T comparable](v *T, to T) {
 	var zero T

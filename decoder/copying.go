@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/millrace/millrace"
@@ -109,7 +110,7 @@ func (s *source) advanceCopies(ctx context.Context, a *appender) error {
 	s.describe(now)
 	behind := false
 	for _, c := range s.copies {
-		for s.session.idle > 0 && len(c.machine.outstanding) < chunksAhead*s.session.workers && now.After(c.retry) {
+		for !c.table.outdated && s.session.idle > 0 && len(c.machine.outstanding) < chunksAhead*s.session.workers && now.After(c.retry) {
 			ch := c.machine.ask(c.pages, rereadKeys)
 			if ch == nil {
 				break
@@ -121,6 +122,7 @@ func (s *source) advanceCopies(ctx context.Context, a *appender) error {
 			behind = behind || r.Head > s.unseen.at
 		}
 	}
+	behind = behind || s.session.lookAt > s.unseen.at
 	s.session.need(s.pollNeed(), behind)
 	return nil
 }
@@ -167,6 +169,11 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 	return nil
 }
 
+// fills tells whether the copy brings the rows of a definition.
+func (c *copyRun) fills(id millrace.DefinitionID) bool {
+	return slices.Contains(c.saved.Definitions, id)
+}
+
 func (c *copyRun) name() string { return c.table.saved.Schema + "." + c.table.saved.Name }
 
 // merge evaluates the rows of a chunk that the stream has nothing newer of.
@@ -186,8 +193,8 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 			return nil
 		}
 		merged++
-		change := plan.target.upsert(a.batch, key, cells)
-		change.New = r.chunk.keys == nil && c.firstSight(key)
+		change := plan.upsert(a.batch, key, cells)
+		change.New = r.chunk.keys == nil && !c.saved.Shadow && c.firstSight(key)
 		if plan.wide && (c.toasted || !plan.narrow(cells)) {
 			if record := plan.wideRecord(cells); record != nil {
 				c.source.eval.storeWide(plan, a.batch, change, key, record)
@@ -221,14 +228,7 @@ func (c *copyRun) firstSight(key string) bool {
 // rows are read again, for all that the table feeds, since they are exact.
 func (c *copyRun) chunkPlan(r *chunkResult) (*tablePlan, error) {
 	cached := &c.plan
-	want := func(id millrace.DefinitionID) bool {
-		for _, d := range c.saved.Definitions {
-			if d == id {
-				return true
-			}
-		}
-		return false
-	}
+	want := c.fills
 	if r.chunk.keys != nil {
 		cached = &c.rereadPlan
 		want = func(millrace.DefinitionID) bool { return true }
@@ -241,7 +241,7 @@ func (c *copyRun) chunkPlan(r *chunkResult) (*tablePlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.target == nil {
+	if len(p.targets) == 0 {
 		return nil, fmt.Errorf("no definition reads the table any more")
 	}
 	*cached = p
@@ -283,6 +283,9 @@ func (s *source) finishCopies(a *appender) {
 		c.saved.DoneAt = time.Now()
 		c.table.copies = without(c.table.copies, c)
 		s.finished[c.saved.ID] = true
+		if c.saved.Shadow {
+			s.unveil(a, c)
+		}
 		a.noteDirty(c)
 		a.log.Info("table copied", "source", s.config.Name, "table", c.name(), "rows", c.saved.Rows)
 	}
@@ -350,6 +353,9 @@ func resumeCopy(s *source, t *tableState, saved millrace.Copy, rereads []string,
 		c.machine.reread[key] = false
 	}
 	t.copies = append(t.copies, c)
+	if saved.Shadow {
+		t.shadow = c
+	}
 	s.copies = append(s.copies, c)
 	return c
 }

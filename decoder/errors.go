@@ -52,11 +52,7 @@ func (e *restartError) Unwrap() error { return e.cause }
 
 // Codes of what the stream may reveal. Those of preflight are the catalog's.
 const (
-	codeSlot     = "MR1030" // slot missing, lost or held by another reader
-	codeHistory  = "MR1040" // positions of slot and sidecar contradict each other
-	codeRenamed  = "MR1060" // a table was renamed or moved to another schema
-	codeReplaced = "MR1061" // a table was dropped and made again
-	codeIdentity = "MR1062" // the columns that identify a row changed
-	codeRetyped  = "MR1063" // a column changed its type
-	codeStream   = "MR1001" // connection to the source
+	codeSlot    = "MR1030" // slot missing, lost or held by another reader
+	codeHistory = "MR1040" // positions of slot and sidecar contradict each other
+	codeStream  = "MR1001" // connection to the source
 )

@@ -25,6 +25,13 @@ type tableState struct {
 	isNew   bool       // not copied into the definitions that read it
 	toasted bool       // some values are out of line
 	copies  []*copyRun // unfinished
+	shadow  *copyRun   // the newest of them that replaces what definitions have of it
+	// outdated: the table is described as it was before a change that the stream
+	// has not come to. It is not copied.
+	outdated bool
+	// again says why the table is to be copied into a shadow; empty if it need
+	// not be.
+	again string
 }
 
 // evaluator turns the pgoutput messages of one source into changes. It keeps
@@ -52,6 +59,9 @@ type evaluator struct {
 	// rows counts the row changes seen; a transaction that fails before its
 	// first has left no trace.
 	rows int
+	// described is the source's head when its catalog was read; commit is that
+	// of the transaction at hand.
+	described, commit millrace.LSN
 
 	insert  pgoutput.Insert
 	update  pgoutput.Update
@@ -84,7 +94,7 @@ func (e *evaluator) message(msg []byte, x xid, replay bool, b *batch) error {
 		if err != nil {
 			return err
 		}
-		return e.relation(rel)
+		return e.relation(rel, replay)
 	}
 	return nil // Type, Origin and logical messages only move the position
 }
@@ -121,9 +131,9 @@ func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {
 	if replay {
 		return nil
 	}
-	c := p.target.upsert(b, key, p.cells)
+	c := p.upsert(b, key, p.cells)
 	// A copy may have read the row already.
-	c.New = len(p.table.copies) == 0 && p.table.saved.Identity.Unique()
+	c.New = len(p.targets) == 1 && len(p.table.copies) == 0 && p.table.saved.Identity.Unique()
 	e.keepWide(p, b, c, key)
 	p.complete(key)
 	return nil
@@ -187,7 +197,7 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 		return err
 	}
 	if moved {
-		b.remove(p.target.scope, oldKey)
+		p.remove(b, oldKey)
 		e.wide.forget(p.table.saved.ID, oldKey)
 		p.complete(oldKey)
 	}
@@ -195,7 +205,7 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 		e.incomplete(p, b, key)
 		return nil
 	}
-	c := p.target.upsert(b, key, p.cells)
+	c := p.upsert(b, key, p.cells)
 	switch {
 	case !p.wide:
 	case partly && !moved && !p.othersWide(record, &m.New):
@@ -239,7 +249,7 @@ func (e *evaluator) onDelete(msg []byte, x xid, replay bool, b *batch) error {
 	if replay {
 		return nil
 	}
-	b.remove(p.target.scope, key)
+	p.remove(b, key)
 	e.wide.forget(p.table.saved.ID, key)
 	p.complete(key)
 	return nil
@@ -266,7 +276,7 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 			}
 		}
 		if !replay {
-			b.truncate(p.target.scope)
+			p.truncate(b)
 			e.wide.forgetTable(p.table.saved.ID)
 		}
 	}
@@ -282,14 +292,14 @@ func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
 			c.seen.forget() // it reads pages again
 		}
 	}
-	p.target.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
+	p.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
 		"any update of the row that sets its long columns brings it back")
 }
 
 // isBuilding tells whether a definition is filled by an unfinished copy of the
 // table.
 func (t *tableState) isBuilding(id millrace.DefinitionID) bool {
-	return slices.ContainsFunc(t.copies, func(c *copyRun) bool { return slices.Contains(c.saved.Definitions, id) })
+	return slices.ContainsFunc(t.copies, func(c *copyRun) bool { return c.fills(id) })
 }
 
 // read takes the columns of a tuple into cells. In an OldKey tuple only the key

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog"
@@ -104,6 +105,7 @@ type target struct {
 type evaluation struct {
 	evaluator *syncrules.Evaluator
 	needed    []bool
+	names     []string // of the columns
 	convert   []pgvalue.Converter
 	values    pgvalue.Arena // of the row at hand
 	row       []millrace.Value
@@ -171,6 +173,25 @@ func (r *ruleset) addTo(id millrace.DefinitionID, buckets, lookups []millrace.De
 	return append(buckets, id), lookups
 }
 
+// scope has all of some definitions that are still fed; of all that are, for
+// nil.
+func (f *feed) scope(table millrace.TableID, ids []millrace.DefinitionID) *millrace.Scope {
+	scope := &millrace.Scope{Table: table}
+	taken := map[millrace.DefinitionID]bool{}
+	for _, set := range f.sets {
+		for _, id := range set.ids {
+			if taken[id] || ids != nil && !slices.Contains(ids, id) {
+				continue
+			}
+			taken[id] = true
+			scope.Buckets, scope.Lookups = set.addTo(id, scope.Buckets, scope.Lookups)
+		}
+	}
+	slices.Sort(scope.Buckets)
+	slices.Sort(scope.Lookups)
+	return scope
+}
+
 // newEvaluation binds one rule set's plan of a table; nil if want accepts none
 // of its definitions.
 func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn, want func(millrace.DefinitionID) bool) *evaluation {
@@ -187,6 +208,10 @@ func newEvaluation(set *ruleset, plan *syncrules.TablePlan, columns []planColumn
 	e.evaluator = plan.Evaluator()
 	e.needed = plan.NeededColumns()
 	e.row = make([]millrace.Value, len(columns))
+	e.names = make([]string, len(columns))
+	for i := range columns {
+		e.names[i] = columns[i].name
+	}
 	e.convert = make([]pgvalue.Converter, len(columns))
 	options := valueOptions(set.rules.Options())
 	for i := range columns {
@@ -249,7 +274,7 @@ func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
 // definitions to skip, where it stays what it is.
 func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) bool, message string) {
 	first := len(b.errors)
-	scope := &millrace.Scope{Table: t.scope.Table}
+	scope := &millrace.Scope{Table: t.scope.Table, Shadow: t.scope.Shadow}
 	for _, id := range t.scope.Buckets {
 		if !skip(id) {
 			scope.Buckets = append(scope.Buckets, id)
@@ -278,6 +303,9 @@ func (e *evaluation) run(b *batch, table millrace.TableID, subkeys bool, key str
 		case !needed:
 		case cells[i].null:
 			e.row[i] = millrace.Null
+		case !utf8.Valid(cells[i].text):
+			e.fail(b, fmt.Sprintf("column %s holds bytes that are not valid UTF-8, which no client can hold (the source's encoding is SQL_ASCII)", e.names[i]))
+			return
 		default:
 			v, err := e.convert[i](cells[i].text, &e.values)
 			if err != nil {

@@ -16,9 +16,11 @@ type openedEvent struct {
 	eval    *evaluator
 	// Copies to begin or to go on with.
 	copies []openedCopy
-	// Copies of tables that are not there any more.
-	gone  []millrace.Copy
-	first *snapshot // taken before the stream began, after the copies were registered
+	// Copies that are not gone on with.
+	over    []overCopy
+	dropped []droppedTable
+	lookAt  millrace.LSN // where the stream is looked at again; 0 for nowhere
+	first   *snapshot    // taken before the stream began, after the copies were registered
 }
 
 type openedCopy struct {
@@ -53,7 +55,7 @@ func (e openedEvent) handle(ctx context.Context, a *appender) error {
 		s.tables[t.saved.ID] = t
 	}
 	s.eval.fetch = func(refs []millrace.RowRef) error { return a.fetch(ctx, s, refs) }
-	s.eval.retable = func(t *tableState) error { return a.saveTable(ctx, t) }
+	e.session.lookAt = e.lookAt
 	old := s.copies
 	s.copies = nil
 	for _, o := range e.copies {
@@ -77,31 +79,54 @@ func (e openedEvent) handle(ctx context.Context, a *appender) error {
 		c.machine.observe(e.first)
 		c.noteEntered(a)
 	}
-	for _, c := range e.gone {
+	for _, c := range e.over {
 		s.abandon(a, c)
+	}
+	for _, d := range e.dropped {
+		if d.remove {
+			a.batch.truncate(a.feed.scope(d.saved.ID, nil))
+		}
+		a.tables = append(a.tables, d.saved)
+		a.schemaChanges = append(a.schemaChanges, d.change)
+		a.began()
 	}
 	return nil
 }
 
-// abandon ends the copy of a table that is gone: it has no rows.
-func (s *source) abandon(a *appender, saved millrace.Copy) {
+// abandon ends a copy that is not gone on with.
+func (s *source) abandon(a *appender, over overCopy) {
+	saved := over.saved
 	if s.finished[saved.ID] {
 		return
 	}
 	s.finished[saved.ID] = true
-	a.log.Warn("a table is gone that was being copied; it counts as empty", "source", s.config.Name, "copy", saved.ID)
-	scope := &millrace.Scope{Table: saved.Table}
-	for _, id := range saved.Definitions {
-		for _, set := range a.feed.sets {
-			if slices.Contains(set.ids, id) {
-				scope.Buckets, scope.Lookups = set.addTo(id, scope.Buckets, scope.Lookups)
-				break
-			}
-		}
+	if over.empty {
+		a.log.Warn("a table is gone that was being copied; it counts as empty", "source", s.config.Name, "copy", saved.ID)
+		a.batch.truncate(a.feed.scope(saved.Table, saved.Definitions))
 	}
-	a.batch.truncate(scope)
 	saved.State, saved.DoneAt, saved.WaitFor = millrace.CopyDone, time.Now(), nil
 	c := &copyRun{source: s, saved: saved, machine: newTableCopy(entryCondition{})}
 	c.machine.resume(saved.Filenode, saved.EndPage, saved.Cursor)
+	// An earlier session may be about to store it as it was.
+	a.copies = slices.DeleteFunc(a.copies, func(o *copyRun) bool { return o.saved.ID == saved.ID })
 	a.noteDirty(c)
+}
+
+// unveil replaces what definitions have of a table by its shadow, which is
+// exact. From here on the table's stream goes into them.
+func (s *source) unveil(a *appender, c *copyRun) {
+	scope := a.feed.scope(c.table.saved.ID, c.saved.Definitions)
+	scope.Shadow = c.saved.ID
+	a.batch.replace(scope)
+	if c.table.shadow == c {
+		c.table.shadow = nil
+	}
+	for _, p := range s.eval.plans {
+		if p != nil && p.table == c.table {
+			p.bind(s.eval.feed, s.eval.origin, func(millrace.DefinitionID) bool { return true })
+		}
+	}
+	for _, other := range c.table.copies {
+		other.plan, other.rereadPlan = nil, nil
+	}
 }

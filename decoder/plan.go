@@ -1,7 +1,9 @@
 package decoder
 
 import (
+	"encoding/hex"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/pgvalue"
@@ -29,7 +31,9 @@ type tablePlan struct {
 	table   *tableState
 	columns []planColumn
 	key     []int // the row key's columns, in attribute order
-	target  *target
+	// targets are the definitions that are fed: those whose content the table's
+	// shadow will replace, and the others. Empty if none reads the table.
+	targets []*target
 
 	// wide: long values must be kept, since an update may leave them out.
 	wide bool
@@ -40,7 +44,7 @@ type tablePlan struct {
 	cells, old []cell
 }
 
-// newTablePlan binds the columns. Its target is nil if no definition that want
+// newTablePlan binds the columns. It has no target if no definition that want
 // accepts reads the table.
 func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types pgvalue.Types, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
 	p := &tablePlan{
@@ -70,7 +74,7 @@ func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types
 		}
 		p.key = append(p.key, i)
 	}
-	p.target = f.bind(o, t.saved.ID, t.rule, columns, want)
+	p.bind(f, o, want)
 	return p, nil
 }
 
@@ -94,6 +98,9 @@ func (p *tablePlan) rowKey(a *arena, cells []cell) (string, error) {
 		if !cells[i].known || cells[i].null {
 			return "", fmt.Errorf("a row of %s.%s came without its key column %q", p.table.saved.Schema, p.table.saved.Name, p.columns[i].name)
 		}
+		if !utf8.Valid(cells[i].text) {
+			return bytesKey(p.key, cells), nil
+		}
 		size += len(cells[i].text) + 3
 	}
 	b := a.room(size)
@@ -108,6 +115,16 @@ func (p *tablePlan) rowKey(a *arena, cells []cell) (string, error) {
 		b = millrace.AppendTextJSON(b, textOf(cells[i].text))
 	}
 	return a.keep(append(b, ']')), nil
+}
+
+// bytesKey is the key of a row whose key is no valid text: such a row is listed
+// among the errors under it. PostgreSQL tells such rows apart by their bytes.
+func bytesKey(key []int, cells []cell) string {
+	b := []byte("bytes")
+	for _, i := range key {
+		b = hex.AppendEncode(append(b, ':'), cells[i].text)
+	}
+	return string(b)
 }
 
 // narrow tells whether a row is certain to have no value out of line, given

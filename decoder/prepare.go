@@ -43,6 +43,7 @@ func (r *runner) connect(ctx context.Context) error {
 	s := newSession(r.source, r.events, r.config.SnapshotWorkers)
 	s.stream, s.status = stream, r.status
 	s.prober = newProber(probes{server, config.Slot, config.Publication, r.known.saved.PublicationOID}, r.config.Heartbeat)
+	s.watch = func(ctx context.Context) error { return r.watchCatalog(ctx, server) }
 	err = s.run(ctx, *opened, func(ctx context.Context, s *session) error {
 		var reader chunkReader = server.Reader()
 		if r.config.wrap != nil {
@@ -73,24 +74,29 @@ func (r *runner) prepare(ctx context.Context, server *catalog.Source) (*openedEv
 	if err != nil {
 		return nil, err
 	}
+	head, err := server.Head(ctx) // after the catalog was read
+	if err != nil {
+		return nil, err
+	}
 	if err := r.prepareSlot(ctx, server); err != nil {
 		return nil, err
 	}
 	r.status.waits("registering tables")
-	tables, err := r.prepareTables(ctx, found)
+	p, err := r.prepareTables(ctx, found, head)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.registerCopies(ctx, server, tables); err != nil {
+	if err := r.registerCopies(ctx, server, p); err != nil {
 		return nil, err
 	}
 	first, err := server.CurrentSnapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	opened := &openedEvent{saved: k.saved, first: &first}
-	opened.eval = r.newEvaluator(tables, r.types)
-	opened.copies, opened.gone = r.unfinished(tables, found)
+	opened := &openedEvent{saved: k.saved, first: &first, dropped: p.dropped, lookAt: p.lookAt}
+	opened.eval = r.newEvaluator(p.tables, r.types)
+	opened.eval.described = head
+	opened.copies, opened.over = r.unfinished(p.tables)
 	return opened, nil
 }
 

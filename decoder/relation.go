@@ -1,6 +1,7 @@
 package decoder
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -13,27 +14,27 @@ const startOver = "to sync it again, stop millrace, drop the schema millrace in 
 
 // relation takes note of a relation description. What it says about a table is
 // compared with what is known of it; the same content again changes nothing
-// (P39). An error stops the source: going on would sync wrong rows.
-func (e *evaluator) relation(rel *pgoutput.Relation) error {
+// (P39). If it differs, the session ends and the next one looks at the catalog:
+// nothing of the change has been applied then.
+func (e *evaluator) relation(rel *pgoutput.Relation, replay bool) error {
 	full := rel.Schema + "." + rel.Name
+	old := e.plans[rel.OID]
+	e.plans[rel.OID] = nil
 	t := e.tables[rel.OID]
 	if t == nil {
-		e.plans[rel.OID] = nil
-		if e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.origin.tags, rel.Schema, rel.Name) {
+		if replay || e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.origin.tags, rel.Schema, rel.Name) {
 			return nil
-		}
-		for _, other := range e.tables {
-			if other.saved.Schema == rel.Schema && other.saved.Name == rel.Name {
-				return e.changed(codeReplaced, full, "the table was dropped and made again")
-			}
 		}
 		return &appearedError{lookedUp{oid: rel.OID}, "table " + full}
 	}
-	if t.saved.Schema != rel.Schema || t.saved.Name != rel.Name {
-		return e.changed(codeRenamed, full, fmt.Sprintf("the table was %s.%s before", t.saved.Schema, t.saved.Name))
-	}
-	if err := e.checkIdentity(t, rel); err != nil {
-		return err
+	if what := t.differs(rel); what != "" {
+		// What was told before the catalog was read is older than what the
+		// table's copy reads. What comes again after a restart is too, since the
+		// change had to wait for the transactions before it.
+		if replay || t.shadow != nil && e.commit <= e.described {
+			return nil
+		}
+		return &changedError{rel.OID, full, what}
 	}
 	columns := make([]planColumn, len(rel.Columns))
 	for i, c := range rel.Columns {
@@ -42,21 +43,67 @@ func (e *evaluator) relation(rel *pgoutput.Relation) error {
 		}
 		columns[i] = planColumn{name: c.Name, typeOID: c.TypeOID}
 	}
-	if p := e.plans[rel.OID]; p != nil && slices.EqualFunc(p.columns, columns, sameColumn) {
+	if old != nil && slices.EqualFunc(old.columns, columns, sameColumn) {
+		e.plans[rel.OID] = old
 		return nil
-	}
-	if err := e.checkColumns(t, columns); err != nil {
-		return err
 	}
 	p, err := newTablePlan(e.feed, e.origin, t, columns, e.types, func(millrace.DefinitionID) bool { return true })
 	if err != nil {
 		return err
 	}
-	if p.target == nil {
-		p = nil
+	if len(p.targets) > 0 {
+		e.plans[rel.OID] = p
 	}
-	e.plans[rel.OID] = p
 	return nil
+}
+
+// changedError: the stream describes a table otherwise than it is known. The
+// next session looks at the catalog.
+type changedError struct {
+	oid         uint32
+	table, what string
+}
+
+// Error says what has changed.
+func (e *changedError) Error() string { return "table " + e.table + " has changed: " + e.what }
+
+// errLookAgain ends a session so that the next one looks at the catalog.
+var errLookAgain = errors.New("the catalog of the source has changed")
+
+// looksAgain tells whether an error only says that the catalog has to be looked
+// at again.
+func looksAgain(err error) bool {
+	var appeared *appearedError
+	var changed *changedError
+	return errors.As(err, &appeared) || errors.As(err, &changed) || errors.Is(err, errLookAgain)
+}
+
+// differs gives how the stream's description of a table differs from what is
+// known of it; empty if it does not. With identity FULL all columns are
+// flagged, and the key is the primary key that the catalog showed.
+func (t *tableState) differs(rel *pgoutput.Relation) string {
+	s := t.saved
+	switch is := identities[rel.Identity]; {
+	case s.Schema != rel.Schema || s.Name != rel.Name:
+		return fmt.Sprintf("it was %s.%s before", s.Schema, s.Name)
+	case is != s.Identity:
+		return fmt.Sprintf("its replica identity was %s and is %s", s.Identity, is)
+	}
+	var key []string
+	for _, c := range rel.Columns {
+		if c.Key {
+			key = append(key, c.Name)
+		}
+	}
+	if s.Identity != millrace.IdentityFull && !slices.Equal(key, s.KeyColumns) {
+		return fmt.Sprintf("its rows were identified by %s and are by %s", orNothing(s.KeyColumns), orNothing(key))
+	}
+	if !slices.EqualFunc(rel.Columns, s.Columns, func(c pgoutput.RelationColumn, s millrace.SourceColumn) bool {
+		return c.Name == s.Name && c.TypeOID == s.TypeOID
+	}) {
+		return "its columns"
+	}
+	return ""
 }
 
 // appearedError: the stream told of a table that the rules read, or of a type,
@@ -77,86 +124,9 @@ func (e *appearedError) Error() string { return e.what + " has appeared and is l
 
 func sameColumn(a, b planColumn) bool { return a.name == b.name && a.typeOID == b.typeOID }
 
-func (e *evaluator) changed(code, table, text string) error {
-	return &SourceError{Code: code, Source: e.source, Object: "table " + table, Text: text, Cure: startOver}
-}
-
-// checkIdentity compares what identifies a row. With identity FULL all columns
-// are flagged, and the key is the primary key that the catalog showed.
-func (e *evaluator) checkIdentity(t *tableState, rel *pgoutput.Relation) error {
-	full := rel.Schema + "." + rel.Name
-	if is := identities[rel.Identity]; is != t.saved.Identity {
-		return e.changed(codeIdentity, full, fmt.Sprintf("its replica identity was %s and is %s now", t.saved.Identity, is))
-	}
-	if t.saved.Identity == millrace.IdentityFull {
-		return nil
-	}
-	var key []string
-	for _, c := range rel.Columns {
-		if c.Key {
-			key = append(key, c.Name)
-		}
-	}
-	if !slices.Equal(key, t.saved.KeyColumns) {
-		return e.changed(codeIdentity, full, fmt.Sprintf("its rows were identified by %q and are by %q now", t.saved.KeyColumns, key))
-	}
-	return nil
-}
-
 var identities = map[byte]millrace.Identity{
 	'd': millrace.IdentityDefault,
 	'i': millrace.IdentityIndex,
 	'f': millrace.IdentityFull,
 	'n': millrace.IdentityNothing,
-}
-
-// checkColumns compares the columns with those last seen. Columns that came or
-// went are taken as they are, with a warning, since rows written before are not
-// read again.
-func (e *evaluator) checkColumns(t *tableState, columns []planColumn) error {
-	full := t.saved.Schema + "." + t.saved.Name
-	same := len(columns) == len(t.saved.Columns)
-	for i, c := range columns {
-		j := slices.IndexFunc(t.saved.Columns, func(s millrace.SourceColumn) bool { return s.Name == c.name })
-		same = same && j == i
-		if j < 0 || t.saved.Columns[j].TypeOID == c.typeOID {
-			continue
-		}
-		same = false
-		if slices.Contains(t.saved.KeyColumns, c.name) {
-			return e.changed(codeIdentity, full, fmt.Sprintf("key column %q changed its type", c.name))
-		}
-		if !sameText[t.saved.Columns[j].TypeOID] || !sameText[c.typeOID] {
-			return e.changed(codeRetyped, full, fmt.Sprintf("column %q changed its type", c.name))
-		}
-	}
-	if same {
-		return nil
-	}
-	var now []millrace.SourceColumn
-	for _, c := range columns {
-		s := millrace.SourceColumn{Name: c.name, TypeOID: c.typeOID}
-		if j := slices.IndexFunc(t.saved.Columns, func(s millrace.SourceColumn) bool { return s.Name == c.name }); j >= 0 {
-			s.Type = t.saved.Columns[j].Type
-		}
-		now = append(now, s)
-	}
-	e.log.Warn("columns of a table changed; rows written before are not read again and keep their old data: touch them (UPDATE t SET id = id) where the rules use a changed column",
-		"source", e.source, "table", full, "before", columnNames(t.saved.Columns), "now", columnNames(now))
-	saved := *t.saved
-	saved.Columns = now
-	t.saved = &saved
-	t.bounded = false // a dropped column may have made rows long
-	return e.retable(t)
-}
-
-// sameText has the types whose values have one text form and one meaning.
-var sameText = map[uint32]bool{25: true, 1043: true}
-
-func columnNames(columns []millrace.SourceColumn) []string {
-	names := make([]string, len(columns))
-	for i, c := range columns {
-		names[i] = c.Name
-	}
-	return names
 }

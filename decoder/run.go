@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace"
+	"github.com/millrace/millrace/decoder/catalog"
 )
 
 // Sidecar is what a term of leadership works with.
@@ -57,7 +58,11 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 		}
 		// The writer has rolled back what was open: everything begins again with
 		// what is durable, and the others go on while this source rests.
-		rests[torn.source] = rest{time.Now().Add(c.stopped), torn.err}
+		until := time.Now()
+		if !looksAgain(torn.err) {
+			until = until.Add(c.stopped)
+		}
+		rests[torn.source] = rest{until, torn.err}
 	}
 }
 
@@ -98,7 +103,11 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		s.status = newStatus(s.saved.ID)
 		a.sources = append(a.sources, s)
 		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
-		s.status.fail(r.rest.err)
+		if looksAgain(r.rest.err) {
+			k.lookFor(r.rest.err)
+		} else {
+			s.status.fail(r.rest.err)
+		}
 		runners = append(runners, r)
 	}
 	defer a.drain()
@@ -174,12 +183,31 @@ type known struct {
 	tables  []*millrace.SourceTable
 	copies  []millrace.Copy
 	rereads map[millrace.CopyID][]string
-	fresh   map[millrace.CopyID]bool // registered just now, no session has streamed since
-	absent  map[lookedUp]bool        // what the stream told of and was looked up since
-	shown   map[string]bool          // findings logged
+	fresh   map[millrace.CopyID]bool               // registered just now, no session has streamed since
+	absent  map[lookedUp]bool                      // what the stream told of and was looked up since
+	forced  map[uint32]bool                        // tables, by oid, of which the stream told something new
+	noticed map[string]millrace.LSN                // differences to the catalog, and where the source stood then
+	rules   map[millrace.TableID]catalog.TableName // under which name the rules read a table
+	shown   map[string]bool                        // findings logged
+	print   string                                 // of the catalog when the session began
 
 	lostAt   []time.Time // when earlier histories of the source were lost
 	keepSize string      // max_slot_wal_keep_size when WAL was found to be removed before a copy was done
+}
+
+// lookFor notes what an error says that the next look at the catalog is about.
+func (k *known) lookFor(err error) {
+	var appeared *appearedError
+	if errors.As(err, &appeared) {
+		k.absent[appeared.lookedUp] = true
+		if !appeared.isType {
+			k.forced[appeared.oid] = true
+		}
+	}
+	var changed *changedError
+	if errors.As(err, &changed) {
+		k.forced[changed.oid] = true
+	}
 }
 
 // openSource makes the appender's side of a configured source.
@@ -190,6 +218,9 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 		rereads: map[millrace.CopyID][]string{},
 		fresh:   map[millrace.CopyID]bool{},
 		absent:  map[lookedUp]bool{},
+		forced:  map[uint32]bool{},
+		noticed: map[string]millrace.LSN{},
+		rules:   map[millrace.TableID]catalog.TableName{},
 		shown:   map[string]bool{},
 	}
 	for _, s := range state.Sources {

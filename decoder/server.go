@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -62,7 +63,7 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 			r.config.Logger.Info("publication set up on the source", "source", r.source.config.Name,
 				"publication", r.source.config.Publication, "created", change.Created, "tables", names(missing))
 		}
-		if findings, _, err = server.Preflight(ctx, match, wanted); err != nil {
+		if findings, tables, err = server.Preflight(ctx, match, wanted); err != nil {
 			return nil, err
 		}
 	}
@@ -94,7 +95,32 @@ func (r *runner) preflight(ctx context.Context, server *catalog.Source) ([]catal
 		return nil, err
 	}
 	r.checkRules(tables)
+	r.known.print = fingerprint(findings, tables)
 	return tables, nil
+}
+
+// watchCatalog ends the session when the catalog says something else of the
+// tables than when the session began: DDL tells nothing in the stream until
+// the next row of the table.
+func (r *runner) watchCatalog(ctx context.Context, server *catalog.Source) error {
+	patterns := r.feed.patterns(r.source.origin.tags)
+	match := func(schema, table string) bool { return r.feed.uses(r.source.origin.tags, schema, table) }
+	tick := time.NewTicker(r.config.look)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		findings, tables, err := server.Preflight(ctx, match, namedTables(patterns))
+		if err != nil {
+			return err
+		}
+		if fingerprint(findings, tables) != r.known.print {
+			return errLookAgain
+		}
+	}
 }
 
 // checkRules logs, once, where the rules that are built or served do not fit

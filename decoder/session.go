@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/walstream"
 )
@@ -28,9 +29,12 @@ type session struct {
 	status  *status
 	done    <-chan struct{} // closed when the session ends
 	failed  chan error      // has room for one
+	// watch ends the session when the catalog has changed.
+	watch func(context.Context) error
 
 	// --- the appender's
-	idle int // workers without work
+	idle   int          // workers without work
+	lookAt millrace.LSN // where the session ends so that the next one looks at the catalog; 0 for nowhere
 }
 
 // budgetBytes bounds the transactions between stream and appender.
@@ -61,6 +65,9 @@ func (s *session) run(ctx context.Context, opened openedEvent, worker func(conte
 	}
 	g.Go(func() error { return s.receive(ctx) })
 	g.Go(func() error { return s.prober.run(ctx, s) })
+	if s.watch != nil {
+		g.Go(func() error { return s.watch(ctx) })
+	}
 	for range s.workers {
 		g.Go(func() error { return worker(ctx, s) })
 	}
@@ -271,10 +278,7 @@ func (r *runner) run(ctx context.Context) error {
 		if time.Since(began) > time.Minute {
 			r.attempts = 0
 		}
-		var appeared *appearedError
-		if errors.As(err, &appeared) {
-			r.known.absent[appeared.lookedUp] = true
-		}
+		r.known.lookFor(err)
 		wait := retryAfter(r.attempts, r.config.stopped, err)
 		r.attempts++
 		if wait == 0 {

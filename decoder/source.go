@@ -53,6 +53,10 @@ func (s *source) confirm() {
 	}
 	upto := s.unseen.confirmable(s.durable)
 	s.session.stream.Confirm(upto)
+	if at := s.session.lookAt; at != 0 && s.durable >= at {
+		s.session.lookAt = 0
+		s.session.fail(errLookAgain)
+	}
 	s.status.progress(s.durable, upto)
 }
 
@@ -97,6 +101,9 @@ func (e txEvent) handle(ctx context.Context, a *appender) error {
 	}
 	err = fmt.Errorf("transaction %d at %v: %w", e.tx.XID, e.tx.CommitLSN, err)
 	if a.handed != handed || len(s.copies) > 0 && s.eval.rows != rows {
+		if looksAgain(err) {
+			return &tornError{s.config.Name, err}
+		}
 		a.log.Error("source stopped in the middle of a transaction", "source", s.config.Name, "error", err, "again_in", a.config.stopped)
 		return &tornError{s.config.Name, err}
 	}
@@ -110,6 +117,7 @@ func (e txEvent) handle(ctx context.Context, a *appender) error {
 // noted: it may not be visible on the source yet.
 func (s *source) apply(ctx context.Context, a *appender, tx *walstream.Tx) error {
 	x := s.unseen.widen(tx.XID)
+	s.eval.commit = tx.CommitLSN
 	replay := tx.EndLSN <= s.position
 	changes := len(a.batch.changes)
 	ahead := newLookahead(s, tx, replay)
@@ -273,15 +281,6 @@ func (a *appender) fetch(ctx context.Context, s *source, refs []millrace.RowRef)
 	return nil
 }
 
-// saveTable stores a table at the next chance; nothing waits for it.
-func (a *appender) saveTable(ctx context.Context, t *tableState) error {
-	saved := *t.saved
-	return a.post(ctx, job{
-		call:  func(ctx context.Context, s Sidecar) error { return s.SaveTable(ctx, &saved) },
-		reply: make(chan answer, 1),
-	})
-}
-
 // remember enters kept values into the cache, unless a change evaluated since
 // the writer last got a batch knows better.
 func (s *source) remember(refs []millrace.RowRef, records [][]byte) {
@@ -401,11 +400,10 @@ func hasUnchanged(t *pgoutput.Tuple) bool {
 // number of attempts; a source that somebody has to look after rests.
 func retryAfter(attempt int, rest time.Duration, err error) time.Duration {
 	var stop *SourceError
-	var appeared *appearedError
 	switch {
 	case errors.As(err, &stop):
 		return rest
-	case errors.As(err, &appeared):
+	case looksAgain(err):
 		return 0
 	}
 	return min(time.Minute, time.Second<<min(attempt, 6))

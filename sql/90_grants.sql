@@ -31,7 +31,7 @@ BEGIN
     END;
   END IF;
   GRANT USAGE ON SCHEMA millrace TO pg_monitor;
-  GRANT SELECT ON millrace.status, millrace.replication, millrace.slot_health, millrace.definitions, millrace.rules TO pg_monitor;
+  GRANT SELECT ON millrace.status, millrace.replication, millrace.slot_health, millrace.definitions, millrace.schema_changes, millrace.rules TO pg_monitor;
 EXCEPTION WHEN insufficient_privilege THEN
   RAISE NOTICE 'rights of millrace_reader or pg_monitor could not be granted: %', SQLERRM;
 END $$;

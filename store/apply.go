@@ -20,12 +20,14 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 		return w.abandon(ctx, err)
 	}
 	for len(changes) > 0 {
-		n := upToTruncate(changes)
+		n := together(changes)
 		var err error
-		if n == 0 {
-			err = w.truncate(ctx, changes[0].Scope)
-			n = 1
-		} else {
+		switch first := &changes[0]; {
+		case first.Kind == millrace.ChangeTruncate || first.Kind == millrace.ChangeReplace:
+			err = w.replace(ctx, first.Scope, first.Kind)
+		case inShadow(first):
+			err = w.shadow(ctx, changes[:n])
+		default:
 			err = w.applyBatch(ctx, changes[:n])
 		}
 		if err != nil {
@@ -36,15 +38,20 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 	return nil
 }
 
-// upToTruncate counts the changes before the first truncate, up to a limit.
-func upToTruncate(changes []millrace.Change) int {
+// together counts the changes that are handled like the first: one that is about a
+// whole table stands alone.
+func together(changes []millrace.Change) int {
 	for i := range changes {
-		if i == applyRows || changes[i].Kind == millrace.ChangeTruncate {
-			return i
+		c := &changes[i]
+		whole := c.Kind == millrace.ChangeTruncate || c.Kind == millrace.ChangeReplace
+		if whole || i == applyRows || i > 0 && inShadow(c) != inShadow(&changes[0]) {
+			return max(i, 1)
 		}
 	}
 	return len(changes)
 }
+
+func inShadow(c *millrace.Change) bool { return c.Scope != nil && c.Scope.Shadow != 0 }
 
 func (w *Writer) applyBatch(ctx context.Context, changes []millrace.Change) error {
 	if err := w.loadBefore(ctx, changes); err != nil {
@@ -81,7 +88,7 @@ func (w *Writer) applyBatch(ctx context.Context, changes []millrace.Change) erro
 // collected estimates the bytes that wait to be written.
 func (w *Writer) collected() int {
 	f := &w.flush
-	return len(f.ops.b) + len(f.ended.b) + len(f.names.b) + f.wideBytes +
+	return len(f.ops.b) + len(f.ended.b) + len(f.names.b) + f.wideBytes + f.shadowBytes +
 		300*len(f.dirty) + 64*len(f.deltas) + 200*len(f.opened) + 16*len(f.closedAdded) + 200*len(f.errors)
 }
 
@@ -364,14 +371,19 @@ func (w *Writer) noteErrors(c *millrace.Change, row *rowState) {
 
 func (w *Writer) noteError(row *rowState, d millrace.DefinitionID, message string) {
 	w.hasErrors[row.table] = true
+	w.flush.errors[errorKey{d, rowKey{row.table, row.key}}] = strings.Clone(cleanMessage(message))
+}
+
+// cleanMessage makes a message that can be stored.
+func cleanMessage(message string) string {
 	message = strings.ToValidUTF8(strings.ReplaceAll(message, "\x00", ""), "\uFFFD")
 	if message == "" {
-		message = "evaluation failed"
+		return "evaluation failed"
 	}
 	if len(message) > 1000 {
 		message = strings.ToValidUTF8(message[:990], "") + "…"
 	}
-	w.flush.errors[errorKey{d, rowKey{row.table, row.key}}] = strings.Clone(message)
+	return message
 }
 
 // noteWide collects what becomes of the row's kept wide values.

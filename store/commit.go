@@ -36,7 +36,7 @@ func (w *Writer) commit(ctx context.Context, f *millrace.Flush) (millrace.Checkp
 		return none, fmt.Errorf("activate rule set %d: the flush holds other changes; activation needs a flush of its own", f.Activate)
 	}
 	var b batch
-	if w.collected() > 0 || len(f.Copies)+len(f.RereadAdd)+len(f.RereadDone) > 0 || f.Activate != 0 {
+	if w.collected() > 0 || storesParts(f) || f.Activate != 0 {
 		if err := w.begin(ctx); err != nil {
 			return none, err
 		}

@@ -33,8 +33,13 @@ func (w *Writer) activate(ctx context.Context, id millrace.RuleSetID) error {
 // saveCopies stores copies and the changes of their re-read lists. It gives
 // the ids the copies have once the flush is committed.
 func (w *Writer) saveCopies(ctx context.Context, f *millrace.Flush) ([]millrace.CopyID, error) {
-	if len(f.Copies)+len(f.RereadAdd)+len(f.RereadDone) == 0 {
+	if !storesParts(f) {
 		return nil, nil
+	}
+	for _, t := range f.Tables {
+		if err := saveTable(ctx, w.conn, t); err != nil {
+			return nil, w.failure(fmt.Sprintf("store table %s.%s", t.Schema, t.Name), err)
+		}
 	}
 	var b pgx.Batch
 	ids := make([]millrace.CopyID, len(f.Copies))
@@ -45,6 +50,12 @@ func (w *Writer) saveCopies(ctx context.Context, f *millrace.Flush) ([]millrace.
 			ids[i] = last
 		}
 		queueCopy(&b, ids[i], c)
+		if c.ID == 0 && c.Shadow {
+			b.Queue(`DELETE FROM millrace.row_wide WHERE source_table = $1`, int32(c.Table))
+		}
+	}
+	for i := range f.SchemaChanges {
+		queueSchemaChange(&b, &f.SchemaChanges[i], f.Copies, ids)
 	}
 	for _, r := range f.RereadAdd {
 		key := storedKey(r.Key)
@@ -71,15 +82,36 @@ func (w *Writer) saveCopies(ctx context.Context, f *millrace.Flush) ([]millrace.
 
 func queueCopy(b *pgx.Batch, id millrace.CopyID, c *millrace.Copy) {
 	b.Queue(`
-		INSERT INTO millrace.copies (id, rule_set, source_table, definitions, state, filenode, end_page, cursor_page, rows, estimate, wait_for, started_at, done_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		INSERT INTO millrace.copies (id, rule_set, source_table, definitions, state, filenode, end_page, cursor_page, rows, estimate, wait_for, started_at, done_at, shadow)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 		ON CONFLICT (id) DO UPDATE SET rule_set = excluded.rule_set, source_table = excluded.source_table,
 			definitions = excluded.definitions, state = excluded.state, filenode = excluded.filenode,
 			end_page = excluded.end_page, cursor_page = excluded.cursor_page, rows = excluded.rows,
 			estimate = excluded.estimate, wait_for = excluded.wait_for, started_at = excluded.started_at, done_at = excluded.done_at`,
 		int64(id), int32(c.RuleSet), int32(c.Table), ints[int32](c.Definitions), string(c.State),
 		int64(c.Filenode), int64(c.EndPage), int64(c.Cursor), c.Rows, c.Estimate, ints[int64](c.WaitFor),
-		timeOrNil(c.StartedAt), timeOrNil(c.DoneAt))
+		timeOrNil(c.StartedAt), timeOrNil(c.DoneAt), c.Shadow)
+}
+
+// storesParts tells whether a flush has anything for saveCopies.
+func storesParts(f *millrace.Flush) bool {
+	return len(f.Copies)+len(f.RereadAdd)+len(f.RereadDone)+len(f.Tables)+len(f.SchemaChanges) > 0
+}
+
+// queueSchemaChange notes a schema change, unless it is one that a person must
+// act upon and that is noted already.
+func queueSchemaChange(b *pgx.Batch, c *millrace.SchemaChange, copies []*millrace.Copy, ids []millrace.CopyID) {
+	id := c.Copy
+	for i := range copies {
+		if copies[i] == c.CopyOf {
+			id = ids[i]
+		}
+	}
+	b.Queue(`
+		INSERT INTO millrace.schema_events (source, object, change, action, code, cure, copy)
+		SELECT $1, $2, $3, $4, $5, $6, nullif($7, 0)
+		WHERE $5 = '' OR NOT EXISTS (SELECT FROM millrace.schema_events e WHERE e.source = $1 AND e.object = $2 AND e.code = $5 AND e.code <> '' AND e.change = $3 AND e.ended_at IS NULL)`,
+		int16(c.Source), c.Object, c.Change, c.Action, c.Code, c.Cure, int64(id))
 }
 
 // ints converts to a type pgx knows; never nil, so that no null is stored.

@@ -54,6 +54,18 @@ func (c *copyBuffer) textUnless(s, null string) {
 	c.b = appendText(c.b, s)
 }
 
+// add appends the rows of another buffer.
+func (c *copyBuffer) add(rows *copyBuffer) {
+	if rows.rows == 0 {
+		return
+	}
+	if len(c.b) == 0 {
+		c.b = append(c.b, copyHeader...)
+	}
+	c.b = append(c.b, rows.b[len(copyHeader):]...)
+	c.rows += rows.rows
+}
+
 // finish ends the data. reset makes room for the next, giving back memory
 // beyond keep bytes.
 func (c *copyBuffer) finish() []byte { return append(c.b, copyTrailer...) }

@@ -61,6 +61,7 @@ func TestFailedCommitLeavesNoTrace(t *testing.T) {
 	for _, opts := range []Options{{}, {PieceBytes: 200, CacheRows: 4}} {
 		t.Run(fmt.Sprintf("piece=%d", opts.PieceBytes), func(t *testing.T) {
 			x := newWorld(t, opts)
+			x.castShadows(t)
 			m := model{}
 			rapid.Check(t, func(rt *rapid.T) {
 				open := m.clone()

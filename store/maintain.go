@@ -21,6 +21,7 @@ const (
 	upkeepEvery   = time.Minute
 	upkeepMore    = time.Second // while there is more to do
 	upkeepRows    = 2_000       // per step, so that a flush waits a few milliseconds at most
+	shadowRows    = 10_000      // of shadows, likewise
 	checkpointAge = time.Hour   // checkpoints older than this are thinned
 )
 
@@ -57,6 +58,11 @@ func (w *Writer) maintainStep(ctx context.Context, age time.Duration) (more bool
 		}
 		more = full
 		full, err = w.forgetEnded(ctx, tx, thinned)
+		if err != nil {
+			return err
+		}
+		more = more || full
+		full, err = forgetShadows(ctx, tx)
 		more = more || full
 		return err
 	})
@@ -123,6 +129,25 @@ func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx, thinned int64) (ful
 			return false, fmt.Errorf("delete history that is no longer kept: %w", err)
 		}
 		full = full || tag.RowsAffected() == upkeepRows
+	}
+	return full, nil
+}
+
+// forgetShadows deletes what copies that are over left in their shadows.
+func forgetShadows(ctx context.Context, tx pgx.Tx) (full bool, err error) {
+	for _, table := range []string{"shadow_rows", "shadow_lookups", "shadow_errors"} {
+		tag, err := tx.Exec(ctx, `
+			WITH RECURSIVE copy (id) AS (
+				SELECT min(copy) FROM millrace.`+table+`
+				UNION ALL
+				SELECT (SELECT min(s.copy) FROM millrace.`+table+` s WHERE s.copy > copy.id) FROM copy WHERE copy.id IS NOT NULL)
+			DELETE FROM millrace.`+table+` WHERE ctid IN (
+				SELECT s.ctid FROM copy CROSS JOIN LATERAL (SELECT ctid FROM millrace.`+table+` s WHERE s.copy = copy.id LIMIT $1) s
+				WHERE NOT EXISTS (SELECT FROM millrace.copies c WHERE c.id = copy.id AND c.state <> 'done') LIMIT $1)`, shadowRows)
+		if err != nil {
+			return false, fmt.Errorf("delete shadows that are over: %w", err)
+		}
+		full = full || tag.RowsAffected() == shadowRows
 	}
 	return full, nil
 }

@@ -47,18 +47,17 @@ func TestRowPathPlans(t *testing.T) {
 			args string
 			cond []string
 		}{
-			stmtRowState:      {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))"}},
-			stmtLookups:       {"3,1,'{}'", []string{"Index Scan using lookups_row", "Index Cond: ((definition = $1) AND (source_table = $2) AND (row_key = k.row_key))"}},
-			stmtBuckets:       {"1,'{}'", []string{"Index Cond: ((definition = $1) AND (name = k.name))"}},
-			stmtWide:          {"1,'{}'", []string{"Index Cond: ((source_table = $1) AND (row_key = k.row_key))"}},
-			stmtStatePage:     {"1,1,'',1", []string{"Index Cond: ((source_table = $2) AND (row_key > $3))"}},
-			stmtLookupsPage:   {"1,1,1", []string{"Index Scan using lookups_row"}},
-			stmtStateDelete:   {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))", "TID Cond: (ctid = s.ctid)"}},
-			stmtTotalsUpdate:  {"'{}','{}','{}','{}','{}','{}'", []string{"Index Cond: (bucket = d.bucket)"}},
-			stmtLookupsClose:  {"'{}','{}'", []string{"Index Cond: (added = d.added)"}},
-			stmtLookupsDelete: {"'{}'", []string{"Index Cond: (added = ANY ($1))"}},
-			stmtWideDelete:    {"'{}','{}'", []string{"Index Cond: ((source_table = k.source_table) AND (row_key = k.row_key))", "TID Cond: (ctid = r.ctid)"}},
-			stmtErrorsDelete:  {"'{}','{}','{}'", []string{"Index Cond: ((definition = k.definition) AND (source_table = k.source_table) AND (row_key = k.row_key))", "TID Cond: (ctid = e.ctid)"}},
+			stmtRowState:         {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))"}},
+			stmtLookups:          {"3,1,'{}'", []string{"Index Scan using lookups_row", "Index Cond: ((definition = $1) AND (source_table = $2) AND (row_key = k.row_key))"}},
+			stmtBuckets:          {"1,'{}'", []string{"Index Cond: ((definition = $1) AND (name = k.name))"}},
+			stmtWide:             {"1,'{}'", []string{"Index Cond: ((source_table = $1) AND (row_key = k.row_key))"}},
+			stmtShadowRowsDelete: {"1,'{}'", []string{"Index Cond: ((copy = $1) AND (row_key = k.row_key))", "TID Cond: (ctid = s.ctid)"}},
+			stmtStateDelete:      {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))", "TID Cond: (ctid = s.ctid)"}},
+			stmtTotalsUpdate:     {"'{}','{}','{}','{}','{}','{}'", []string{"Index Cond: (bucket = d.bucket)"}},
+			stmtLookupsClose:     {"'{}','{}'", []string{"Index Cond: (added = d.added)"}},
+			stmtLookupsDelete:    {"'{}'", []string{"Index Cond: (added = ANY ($1))"}},
+			stmtWideDelete:       {"'{}','{}'", []string{"Index Cond: ((source_table = k.source_table) AND (row_key = k.row_key))", "TID Cond: (ctid = r.ctid)"}},
+			stmtErrorsDelete:     {"'{}','{}','{}'", []string{"Index Cond: ((definition = k.definition) AND (source_table = k.source_table) AND (row_key = k.row_key))", "TID Cond: (ctid = e.ctid)"}},
 		} {
 			got := plan(t, x.w.conn, fmt.Sprintf("EXECUTE %s(%s)", statement, want.args))
 			for _, cond := range want.cond {

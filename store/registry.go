@@ -80,38 +80,47 @@ func (w *Writer) SaveSource(ctx context.Context, s *millrace.Source) error {
 
 // SaveTable stores a source table, giving it an ID if it has none.
 func (w *Writer) SaveTable(ctx context.Context, t *millrace.SourceTable) error {
-	columns := t.Columns
-	if columns == nil {
-		columns = []millrace.SourceColumn{}
-	}
-	described, err := json.Marshal(columns)
-	if err != nil {
-		return fmt.Errorf("store table %s.%s: %w", t.Schema, t.Name, err)
-	}
-	keys := t.KeyColumns
-	if keys == nil {
-		keys = []string{}
-	}
-	id := int32(t.ID)
-	err = w.fenced(ctx, fmt.Sprintf("store table %s.%s", t.Schema, t.Name), func(tx pgx.Tx) error {
-		if id == 0 {
-			if err := tx.QueryRow(ctx, `SELECT coalesce(max(id), 0) + 1 FROM millrace.source_tables`).Scan(&id); err != nil {
+	saved := *t
+	err := w.fenced(ctx, fmt.Sprintf("store table %s.%s", t.Schema, t.Name), func(tx pgx.Tx) error {
+		if saved.ID == 0 {
+			if err := tx.QueryRow(ctx, `SELECT coalesce(max(id), 0) + 1 FROM millrace.source_tables`).Scan(&saved.ID); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, `
-			INSERT INTO millrace.source_tables (id, source, oid, schema, name, identity, key_columns, columns)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-			ON CONFLICT (id) DO UPDATE SET source = excluded.source, oid = excluded.oid, schema = excluded.schema, name = excluded.name,
-				identity = excluded.identity, key_columns = excluded.key_columns, columns = excluded.columns, updated_at = now()`,
-			id, int16(t.Source), t.OID, t.Schema, t.Name, string(t.Identity), keys, described)
-		return err
+		return saveTable(ctx, tx, &saved)
 	})
 	if err != nil {
 		return err
 	}
-	t.ID = millrace.TableID(id)
+	t.ID = saved.ID
 	return nil
+}
+
+// execer is a transaction, whoever began it.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+func saveTable(ctx context.Context, tx execer, t *millrace.SourceTable) error {
+	columns, keys := t.Columns, t.KeyColumns
+	if columns == nil {
+		columns = []millrace.SourceColumn{}
+	}
+	if keys == nil {
+		keys = []string{}
+	}
+	described, err := json.Marshal(columns)
+	if err != nil {
+		return fmt.Errorf("table %s.%s: %w", t.Schema, t.Name, err)
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO millrace.source_tables (id, source, oid, schema, name, identity, key_columns, columns, member, filter)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+		ON CONFLICT (id) DO UPDATE SET source = excluded.source, oid = excluded.oid, schema = excluded.schema, name = excluded.name,
+			identity = excluded.identity, key_columns = excluded.key_columns, columns = excluded.columns,
+			member = excluded.member, filter = excluded.filter, updated_at = now()`,
+		int32(t.ID), int16(t.Source), t.OID, t.Schema, t.Name, string(t.Identity), keys, described, t.Member, t.Filter)
+	return err
 }
 
 // mapped is an entry of rule_sets.mapping.

@@ -68,7 +68,7 @@ func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error
 
 func readTables(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
-		SELECT id, source, oid, schema, name, identity, key_columns, columns FROM millrace.source_tables
+		SELECT id, source, oid, schema, name, identity, key_columns, columns, member, filter FROM millrace.source_tables
 		WHERE forgotten_at IS NULL ORDER BY id`)
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func readTables(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 		var source int16
 		var identity string
 		var columns []byte
-		if err = row.Scan(&id, &source, &r.OID, &r.Schema, &r.Name, &identity, &r.KeyColumns, &columns); err != nil {
+		if err = row.Scan(&id, &source, &r.OID, &r.Schema, &r.Name, &identity, &r.KeyColumns, &columns, &r.Member, &r.Filter); err != nil {
 			return r, err
 		}
 		r.ID, r.Source, r.Identity = millrace.TableID(id), millrace.SourceID(source), millrace.Identity(identity)
@@ -152,7 +152,7 @@ func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) erro
 func readCopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT c.id, c.rule_set, c.source_table, c.definitions, c.state, c.filenode, c.end_page, c.cursor_page, c.rows, c.estimate,
-			c.wait_for, c.started_at, c.done_at
+			c.wait_for, c.started_at, c.done_at, c.shadow
 		FROM millrace.copies c JOIN millrace.rule_sets r ON r.id = c.rule_set
 		WHERE c.state <> 'done' OR r.state = 'building' ORDER BY c.id`)
 	if err != nil {
@@ -165,7 +165,7 @@ func readCopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 		var state string
 		var waitFor []int64
 		var started, done *time.Time
-		err = row.Scan(&id, &set, &table, &definitions, &state, &filenode, &endPage, &cursor, &r.Rows, &r.Estimate, &waitFor, &started, &done)
+		err = row.Scan(&id, &set, &table, &definitions, &state, &filenode, &endPage, &cursor, &r.Rows, &r.Estimate, &waitFor, &started, &done, &r.Shadow)
 		r.ID, r.RuleSet, r.Table, r.State = millrace.CopyID(id), millrace.RuleSetID(set), millrace.TableID(table), millrace.CopyState(state)
 		r.Filenode, r.EndPage, r.Cursor = uint32(filenode), uint32(endPage), uint32(cursor)
 		for _, d := range definitions {

@@ -21,8 +21,9 @@ const (
 	stmtBuckets  = "millrace_buckets"
 	stmtWide     = "millrace_wide"
 
-	stmtStatePage   = "millrace_state_page"
-	stmtLookupsPage = "millrace_lookups_page"
+	stmtShadowRowsDelete    = "millrace_shadow_rows_delete"
+	stmtShadowLookupsDelete = "millrace_shadow_lookups_delete"
+	stmtShadowErrorsDelete  = "millrace_shadow_errors_delete"
 
 	stmtStateDelete   = "millrace_state_delete"
 	stmtTotalsInsert  = "millrace_totals_insert"
@@ -59,15 +60,6 @@ var statements = map[string]string{
 		SELECT r.row_key, r."values" FROM unnest($2::text[]) AS k (row_key) CROSS JOIN LATERAL (
 			SELECT r.row_key, r."values" FROM millrace.row_wide r
 			WHERE r.source_table = $1::int4 AND r.row_key = k.row_key LIMIT 1) r`,
-
-	stmtStatePage: `
-		SELECT row_key, bucket, since_op, digest, type, row_id, subkey, more FROM millrace.row_state
-		WHERE definition = $1::int4 AND source_table = $2::int4 AND row_key > $3::text
-		ORDER BY source_table, row_key LIMIT $4::int4`,
-	stmtLookupsPage: `
-		SELECT added FROM millrace.lookups
-		WHERE definition = $1::int4 AND source_table = $2::int4 AND removed = 9223372036854775807
-		ORDER BY definition, source_table, row_key LIMIT $3::int4`,
 
 	stmtStateDelete: `
 		DELETE FROM millrace.row_state d USING unnest($3::text[]) AS k (row_key) CROSS JOIN LATERAL (
@@ -111,6 +103,10 @@ var statements = map[string]string{
 		SELECT * FROM unnest($1::int4[], $2::int4[], $3::text[], $4::text[])
 		ON CONFLICT (definition, source_table, row_key) DO UPDATE SET message = excluded.message, at = excluded.at`,
 
+	stmtShadowRowsDelete:    shadowDelete("shadow_rows"),
+	stmtShadowLookupsDelete: shadowDelete("shadow_lookups"),
+	stmtShadowErrorsDelete:  shadowDelete("shadow_errors"),
+
 	stmtPosition: `
 		UPDATE millrace.sources SET durable = greatest(durable, $2::text::pg_lsn) WHERE id = $1::int2`,
 	stmtCheckpoint: `
@@ -139,6 +135,13 @@ var statements = map[string]string{
 			WHERE fence = $1::int8
 			RETURNING at)
 		SELECT (SELECT at FROM moved), 1 / (SELECT count(*) FROM moved)`,
+}
+
+func shadowDelete(table string) string {
+	return `
+		DELETE FROM millrace.` + table + ` d USING unnest($2::text[]) AS k (row_key) CROSS JOIN LATERAL (
+			SELECT s.ctid FROM millrace.` + table + ` s WHERE s.copy = $1::int8 AND s.row_key = k.row_key OFFSET 0) s
+		WHERE d.ctid = s.ctid`
 }
 
 func (w *Writer) prepare(ctx context.Context) error {

@@ -113,6 +113,8 @@ type world struct {
 	scopes [2]*millrace.Scope
 	lsn    millrace.LSN
 
+	shadows [2]*millrace.Scope // like scopes, once they are cast
+
 	oneBucket *millrace.Scope // of benchmarks
 }
 

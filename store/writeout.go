@@ -63,6 +63,9 @@ func (w *Writer) copyRows(ctx context.Context) error {
 	if err := w.copyIn(ctx, &f.ended, "ended_outputs (definition, source_table, row_key, ended_op, since_op, bucket, type, row_id, subkey)"); err != nil {
 		return err
 	}
+	if err := w.writeShadows(ctx); err != nil {
+		return err
+	}
 	var lookups copyBuffer
 	for i := range f.opened {
 		l := &f.opened[i]

@@ -85,6 +85,8 @@ type flush struct {
 	wide        map[rowKey][]byte
 	wideBytes   int
 	errors      map[errorKey]string // message, empty to clear
+	shadows     map[millrace.CopyID]*shadowPart
+	shadowBytes int
 
 	// Contained, written or not.
 	changed        map[millrace.BucketID]struct{} // buckets of earlier pieces
@@ -125,6 +127,7 @@ func (w *Writer) initCaches() {
 	w.flush.totals = map[millrace.BucketID]int32{}
 	w.flush.wide = map[rowKey][]byte{}
 	w.flush.errors = map[errorKey]string{}
+	w.flush.shadows = map[millrace.CopyID]*shadowPart{}
 	w.flush.changed = map[millrace.BucketID]struct{}{}
 	w.flush.lookups = map[millrace.DefinitionID]struct{}{}
 	w.resetFlush()
@@ -163,6 +166,8 @@ func (w *Writer) resetPiece() {
 	clear(f.wide)
 	f.wideBytes = 0
 	clear(f.errors)
+	clear(f.shadows)
+	f.shadowBytes = 0
 }
 
 // Rollback drops the open flush and every cache. It is harmless when no flush

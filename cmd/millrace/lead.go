@@ -137,6 +137,7 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		Heartbeat:       cfg.Decoder.Heartbeat,
+		OnDrop:          cfg.Decoder.OnDrop,
 		Logger:          log,
 
 		WriteCheckpointSources: cfg.WriteCheckpointSources,
@@ -161,7 +162,6 @@ func refuseUnsupported(cfg *config.Config) error {
 		set       bool
 		key, what string
 	}{
-		{cfg.Decoder.OnDrop != "remove", "decoder.on_drop", "keep rows of dropped tables"},
 		{cfg.Telemetry.OTLPEndpoint != "", "telemetry.otlp_endpoint", "send traces"},
 	} {
 		if k.set {

@@ -57,6 +57,9 @@ type Table struct {
 	// as an SQL expression, or empty (15 and later).
 	ColumnList bool
 	Filter     string
+	// Member is the oid of the table's entry in the publication: another one
+	// tells that it was out of it. 0 if the publication has all tables.
+	Member uint32
 	// Findings that concern this table alone.
 	Findings []Finding
 }
@@ -64,10 +67,12 @@ type Table struct {
 // Column is a published column.
 type Column struct {
 	Name      string
+	Number    int16 // attnum
 	TypeOID   uint32
 	TypeName  string // format_type(): can be used in a cast
 	Storage   byte   // attstorage
 	Toastable bool   // values can be moved out of line
+	Defaulted bool   // rows written before the column was added may have a value
 	Type      *pgvalue.Type
 }
 
@@ -87,9 +92,10 @@ func (t *Table) KeyColumns() []string {
 
 // SourceTable gives what is stored of a table, without the ids of the sidecar.
 func (t *Table) SourceTable() millrace.SourceTable {
-	st := millrace.SourceTable{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity, KeyColumns: t.KeyColumns()}
+	st := millrace.SourceTable{OID: t.OID, Schema: t.Schema, Name: t.Name, Identity: t.Identity,
+		KeyColumns: t.KeyColumns(), Member: t.Member, Filter: t.Filter}
 	for _, c := range t.Columns {
-		st.Columns = append(st.Columns, millrace.SourceColumn{Name: c.Name, TypeOID: c.TypeOID, Type: c.TypeName})
+		st.Columns = append(st.Columns, millrace.SourceColumn{Name: c.Name, TypeOID: c.TypeOID, Type: c.TypeName, Number: c.Number})
 	}
 	return st
 }
@@ -163,11 +169,11 @@ const describeSQL = `
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text,
        coalesce(rn.nspname::text, ''), coalesce(r.relname::text, ''),
        coalesce(am.amname = 'heap', false), coalesce(pg_relation_filenode(c.oid), 0::oid), c.reltuples::float8,
-       p.relation IS NOT NULL, p.attnames, coalesce(p.rowfilter, ''),
+       p.relation IS NOT NULL, p.attnames, coalesce(p.rowfilter, ''), (MEMBER),
        me.rolname::text, has_schema_privilege(n.oid, 'USAGE'),
        c.relrowsecurity AND NOT (me.rolsuper OR me.rolbypassrls OR pg_has_role(c.relowner, 'USAGE') AND NOT c.relforcerowsecurity),
        coalesce(k.keys, '{}'), coalesce(k.deferrable, false),
-       a.names, a.types, a.type_names, a.storage, a.generated, a.numbers, a.readable
+       a.names, a.types, a.type_names, a.storage, a.generated, a.numbers, a.readable, a.defaulted
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_roles me ON me.rolname = current_user
@@ -187,6 +193,7 @@ CROSS JOIN LATERAL (
            coalesce(array_agg(attstorage::text ORDER BY attnum), '{}') AS storage,
            coalesce(array_agg(attgenerated::text ORDER BY attnum), '{}') AS generated,
            coalesce(array_agg(attnum::int4 ORDER BY attnum), '{}') AS numbers,
+           coalesce(array_agg(atthasdef OR atthasmissing ORDER BY attnum), '{}') AS defaulted,
            coalesce(array_agg(has_column_privilege(c.oid, attnum, 'SELECT') ORDER BY attnum), '{}') AS readable
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) a
 WHERE c.oid = ANY($1)
@@ -196,6 +203,12 @@ ORDER BY n.nspname, c.relname`
 const (
 	published14 = `SELECT pc.oid AS relation, NULL::text[] AS attnames, NULL::text AS rowfilter` + publishedFrom
 	published15 = `SELECT pc.oid AS relation, pt.attnames::text[] AS attnames, pt.rowfilter` + publishedFrom
+
+	// The entry of a table, or of the partitioned table or schema it is in.
+	member14 = `SELECT coalesce(min(pr.oid), 0::oid) FROM pg_publication_rel pr JOIN pg_publication pb ON pb.oid = pr.prpubid
+		WHERE pb.pubname = $2 AND (pr.prrelid = c.oid OR pr.prrelid IN (SELECT relid FROM pg_partition_ancestors(c.oid)))`
+	member15 = `SELECT coalesce((` + member14 + ` HAVING count(*) > 0), (SELECT min(pn.oid) FROM pg_publication_namespace pn
+		JOIN pg_publication pb ON pb.oid = pn.pnpubid WHERE pb.pubname = $2 AND pn.pnnspid = c.relnamespace), 0::oid)`
 
 	publishedFrom = ` FROM pg_publication_tables pt JOIN pg_namespace pn ON pn.nspname = pt.schemaname
 		JOIN pg_class pc ON pc.relnamespace = pn.oid AND pc.relname = pt.tablename WHERE pt.pubname = $2`
@@ -216,6 +229,7 @@ type tableRow struct {
 	storage, generated []string
 	numbers            []int32
 	readable           []bool
+	defaulted          []bool
 
 	unreadable []string // published columns without SELECT
 }
@@ -228,11 +242,11 @@ func (s *Source) describe(ctx context.Context, oids []uint32) ([]Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	published := published15
+	published, member := published15, member15
 	if version < 150000 {
-		published = published14
+		published, member = published14, member14
 	}
-	rows, err := s.pool.Query(ctx, strings.Replace(describeSQL, "PUBLISHED", published, 1), oids, s.config.Publication)
+	rows, err := s.pool.Query(ctx, strings.NewReplacer("PUBLISHED", published, "MEMBER", member).Replace(describeSQL), oids, s.config.Publication)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +257,8 @@ func (s *Source) describe(ctx context.Context, oids []uint32) ([]Table, error) {
 		)
 		err := row.Scan(&t.OID, &t.Schema, &t.Name, &r.kind, &r.persistence, &r.identity,
 			&t.Root.Schema, &t.Root.Name, &t.Heap, &t.Filenode, &t.Rows,
-			&t.Published, &r.attnames, &t.Filter, &r.role, &r.schemaUsage, &r.hidden, &r.keys, &r.deferrable,
-			&r.names, &r.types, &r.typeNames, &r.storage, &r.generated, &r.numbers, &r.readable)
+			&t.Published, &r.attnames, &t.Filter, &t.Member, &r.role, &r.schemaUsage, &r.hidden, &r.keys, &r.deferrable,
+			&r.names, &r.types, &r.typeNames, &r.storage, &r.generated, &r.numbers, &r.readable, &r.defaulted)
 		if err != nil {
 			return t, err
 		}
@@ -286,7 +300,7 @@ func (t *Table) columns(r *tableRow, generated bool) {
 			r.unreadable = append(r.unreadable, name)
 		}
 		t.Columns = append(t.Columns, Column{
-			Name: name, TypeOID: r.types[i], TypeName: r.typeNames[i], Storage: first(r.storage[i]),
+			Name: name, Number: int16(r.numbers[i]), TypeOID: r.types[i], TypeName: r.typeNames[i], Storage: first(r.storage[i]), Defaulted: r.defaulted[i],
 		})
 	}
 }

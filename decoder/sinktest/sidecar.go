@@ -55,6 +55,8 @@ type Sidecar struct {
 	wide        map[millrace.RowRef][]byte
 	content     map[millrace.DefinitionID]map[Identity]string
 	reports     map[millrace.SourceID]millrace.SourceReport
+	shadows     map[millrace.CopyID]map[string]*millrace.Change
+	events      []millrace.SchemaChange
 	puts        int64
 	removes     int64
 	misled      []string      // by Change.New
@@ -97,6 +99,7 @@ func New() *Sidecar {
 		wide:        map[millrace.RowRef][]byte{},
 		content:     map[millrace.DefinitionID]map[Identity]string{},
 		reports:     map[millrace.SourceID]millrace.SourceReport{},
+		shadows:     map[millrace.CopyID]map[string]*millrace.Change{},
 		changed:     make(chan struct{}),
 		retired:     map[millrace.DefinitionID]bool{},
 		forgotten:   map[millrace.TableID]bool{},
@@ -147,9 +150,9 @@ func check(c *millrace.Change) error {
 	switch {
 	case c.Scope == nil || c.Scope.Table == 0:
 		return errors.New("no table")
-	case c.Kind == millrace.ChangeTruncate:
+	case c.Kind == millrace.ChangeTruncate || c.Kind == millrace.ChangeReplace:
 		if c.Key != "" {
-			return errors.New("a truncate has a key")
+			return errors.New("a change of a whole table has a key")
 		}
 	case c.Key == "":
 		return errors.New("no row key")
@@ -193,6 +196,7 @@ func (s *Sidecar) keep(c *millrace.Change) {
 	s.pending = append(s.pending, k)
 	ref := millrace.RowRef{Table: k.Scope.Table, Key: k.Key}
 	switch {
+	case k.Kind == millrace.ChangeReplace:
 	case k.Kind == millrace.ChangeTruncate:
 		s.mu.Lock()
 		for ref := range s.wide {
@@ -285,13 +289,29 @@ func (s *Sidecar) commit(f *millrace.Flush) (millrace.Checkpoint, error) {
 	for i := range s.pending {
 		s.apply(&s.pending[i])
 	}
+	for _, t := range f.Tables {
+		i := slices.IndexFunc(s.tables, func(o millrace.SourceTable) bool { return o.ID == t.ID })
+		if i < 0 {
+			return millrace.Checkpoint{}, fmt.Errorf("table %d is unknown", t.ID)
+		}
+		s.tables[i] = *t
+	}
 	for _, c := range f.Copies {
 		if c.ID == 0 {
 			c.ID = millrace.CopyID(len(s.copies) + 1)
+			if c.Shadow {
+				maps.DeleteFunc(s.wide, func(ref millrace.RowRef, _ []byte) bool { return ref.Table == c.Table })
+			}
 		}
 		stored := *c
 		stored.Definitions, stored.WaitFor = slices.Clone(c.Definitions), slices.Clone(c.WaitFor)
 		s.copies[c.ID] = stored
+	}
+	for _, c := range f.SchemaChanges {
+		if c.CopyOf != nil {
+			c.Copy, c.CopyOf = c.CopyOf.ID, nil
+		}
+		s.events = append(s.events, c)
 	}
 	for _, r := range f.RereadAdd {
 		if _, ok := s.copies[r.Copy]; !ok {
@@ -341,6 +361,14 @@ func (s *Sidecar) apply(c *millrace.Change) {
 		table = map[string]*row{}
 		s.rows[c.Scope.Table] = table
 	}
+	if c.Kind == millrace.ChangeReplace {
+		s.unveil(c.Scope, table)
+		return
+	}
+	if c.Scope.Shadow != 0 {
+		s.applyShadow(c)
+		return
+	}
 	if c.Kind == millrace.ChangeTruncate {
 		for key, r := range table {
 			s.replace(r, c.Scope, nil)
@@ -359,7 +387,7 @@ func (s *Sidecar) apply(c *millrace.Change) {
 	s.keepWide(millrace.RowRef{Table: c.Scope.Table, Key: c.Key}, c)
 	r := table[c.Key]
 	if r == nil {
-		r = &row{outputs: map[output]bool{}, lookups: map[millrace.Lookup]bool{}, errors: map[millrace.DefinitionID]string{}}
+		r = newRow()
 		table[c.Key] = r
 	}
 	if c.New && r.has(c.Scope) {
@@ -415,6 +443,9 @@ func (s *Sidecar) replace(r *row, scope *millrace.Scope, c *millrace.Change) {
 		}
 	}
 	for o, data := range now {
+		if c.Scope.Shadow != 0 && r.outputs[o] && s.content[o.definition][o.Identity] == data {
+			continue // of a replaced table: equal rows take no op
+		}
 		r.outputs[o] = true
 		if s.content[o.definition] == nil {
 			s.content[o.definition] = map[Identity]string{}

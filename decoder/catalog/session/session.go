@@ -75,6 +75,20 @@ func Apply(c *pgconn.Config, p Purpose) {
 	for k, v := range Settings(p) {
 		c.RuntimeParams[k] = v
 	}
+	if p != Plain {
+		c.AfterConnect = takeBytes
+	}
+}
+
+// takeBytes lets a database whose encoding is SQL_ASCII, which does not know
+// what its texts are, give them as they are. Converting them would fail at the
+// first row that is not UTF-8, and stop the stream there for ever; so such rows
+// can be told one by one.
+func takeBytes(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+		return nil
+	}
+	return conn.Exec(ctx, "SET client_encoding = 'SQL_ASCII'").Close()
 }
 
 // ErrURI is a connection string that cannot be read. The text of the parser is
