@@ -108,6 +108,7 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table, head 
 					return nil, err
 				}
 				k.tables = append(k.tables, saved)
+				pairs[i] = saved
 				t.again = "the table has appeared"
 			} else if t.again = "the table can be synced again"; saved.OID != f.OID {
 				t.again = "the table was made again"

@@ -127,7 +127,7 @@ TABLE millrace.compaction WITH (fillfactor=50)
   CONSTRAINT compaction_pkey PRIMARY KEY (one)
 
 TABLE millrace.copies WITH (fillfactor=50)
-  -- Copies of source tables into definitions being built. Written with the flush that merges a chunk, so that a crash resumes at the cursor.
+  -- Copies of source tables into definitions being built, or into shadows. Written with the flush that merges a chunk, so that a crash resumes at the cursor.
   id bigint NOT NULL
     -- Number of the copy, never reused.
   rule_set integer NOT NULL
@@ -154,6 +154,8 @@ TABLE millrace.copies WITH (fillfactor=50)
     -- When reading began.
   done_at timestamp with time zone
     -- When it was done.
+  shadow boolean NOT NULL DEFAULT false
+    -- The table is copied into a shadow, which replaces its part of the definitions when it is exact.
   CONSTRAINT copies_cursor_page_check CHECK ((cursor_page >= 0))
   CONSTRAINT copies_end_page_check CHECK ((end_page >= 0))
   CONSTRAINT copies_filenode_check CHECK ((filenode >= 0))
@@ -470,6 +472,36 @@ TABLE millrace.rule_sets
   CREATE UNIQUE INDEX rule_sets_one_building ON millrace.rule_sets USING btree (state) WHERE (state = 'building'::text)
     -- At most one rule set is being built.
 
+TABLE millrace.schema_events
+  -- Changes of the sources' tables as they were noticed; the view schema_changes is for people.
+  id bigint NOT NULL
+    -- Number of the event.
+  at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+    -- When it was noticed.
+  source smallint NOT NULL
+    -- The source.
+  object text NOT NULL
+    -- The table or other object.
+  change text NOT NULL
+    -- What happened.
+  action text NOT NULL
+    -- What was done about it, or what it needs.
+  code text NOT NULL
+    -- Code (MR1014, ...) where a person must act; else empty.
+  cure text NOT NULL
+    -- The exact SQL or setting; empty if nobody must act.
+  copy bigint
+    -- The copy it caused; copies.id.
+  ended_at timestamp with time zone
+    -- When what needed a person was found to be cured.
+  CONSTRAINT schema_events_pkey PRIMARY KEY (id)
+  CONSTRAINT schema_events_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id) ON DELETE CASCADE
+  CREATE INDEX schema_events_open ON millrace.schema_events USING btree (source, object) WHERE ((code <> ''::text) AND (ended_at IS NULL))
+    -- What a person must act upon.
+
+SEQUENCE millrace.schema_events_id_seq
+  -- Numbers of events.
+
 TABLE millrace.schema_migrations
   -- Which migration the schema is at; kept by golang-migrate.
   version bigint NOT NULL
@@ -505,6 +537,59 @@ UNLOGGED TABLE millrace.session_reports WITH (fillfactor=50, autovacuum_vacuum_s
   sending_op bigint NOT NULL DEFAULT 0
     -- Checkpoint it is being sent; 0 if it has all of the last one. Compaction stays below it for a while.
   CONSTRAINT session_reports_pkey PRIMARY KEY (relay, id)
+
+TABLE millrace.shadow_errors
+  -- Errors of the rows of tables that are copied into a shadow.
+  copy bigint NOT NULL
+    -- The copy; copies.id.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  definition integer NOT NULL
+    -- The definition.
+  message text NOT NULL
+    -- What was wrong.
+  CREATE INDEX shadow_errors_row ON millrace.shadow_errors USING btree (copy, row_key)
+    -- The errors of a row.
+
+TABLE millrace.shadow_lookups WITH (autovacuum_vacuum_scale_factor=0.05)
+  -- Lookups of the rows of tables that are copied into a shadow.
+  copy bigint NOT NULL
+    -- The copy; copies.id.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  definition integer NOT NULL
+    -- The lookup definition.
+  key text COLLATE "C" NOT NULL
+    -- Canonical JSON array of the values that are looked up.
+  outputs text NOT NULL
+    -- JSON text of what a match yields.
+  CREATE INDEX shadow_lookups_row ON millrace.shadow_lookups USING btree (copy, row_key)
+    -- The lookups of a row.
+
+TABLE millrace.shadow_rows WITH (autovacuum_vacuum_scale_factor=0.05)
+  -- Outputs of the rows of tables that are copied into a shadow. Never served: one flush makes history of what differs.
+  copy bigint NOT NULL
+    -- The copy; copies.id.
+  row_key text COLLATE "C" NOT NULL
+    -- Row key, as in row_state.
+  definition integer NOT NULL
+    -- The bucket definition.
+  bucket text COLLATE "C" NOT NULL
+    -- Logical name of the bucket.
+  type text NOT NULL
+    -- Output table.
+  row_id text COLLATE "C" NOT NULL
+    -- Client id of the row.
+  subkey text COLLATE "C"
+    -- Subkey of its ops, if they have one.
+  checksum integer NOT NULL
+    -- Checksum of the PUT that would carry it.
+  digest bigint
+    -- Digest of the data; null unless unchanged updates are suppressed.
+  data text NOT NULL
+    -- Finished JSON text.
+  CREATE INDEX shadow_rows_row ON millrace.shadow_rows USING btree (copy, row_key)
+    -- The outputs of a row.
 
 TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
   -- The present condition of each source as its reader last described it. For people: nothing depends on it.
@@ -544,13 +629,13 @@ TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_facto
   CONSTRAINT source_reports_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id) ON DELETE CASCADE
 
 TABLE millrace.source_tables
-  -- The source tables the rules use or used. A table that is dropped and made again is a new row.
+  -- The source tables the rules use or used. A table keeps its number when it is renamed, made again under its name or changes its identity.
   id integer NOT NULL
     -- Number of the table, never reused.
   source smallint NOT NULL
     -- The source the table is in.
   oid oid NOT NULL
-    -- OID of the table on the source.
+    -- OID of the table on the source; 0 if it is not there any more.
   schema text NOT NULL
     -- Schema of the table on the source.
   name text NOT NULL
@@ -560,13 +645,17 @@ TABLE millrace.source_tables
   key_columns text[] NOT NULL
     -- The columns whose texts make the row key, in attribute order.
   columns jsonb NOT NULL
-    -- Published columns in attribute order: [{"name", "type_oid", "type"}].
+    -- Published columns in attribute order: [{"name", "type_oid", "type"}]; empty if the table has to be copied before its changes count.
   created_at timestamp with time zone NOT NULL DEFAULT now()
     -- When the table was first seen.
   updated_at timestamp with time zone NOT NULL DEFAULT now()
     -- When this description last changed.
   forgotten_at timestamp with time zone
     -- Since when no rules use the table, so that nothing of it is fed; null while they do. A table that is used again is a new row.
+  member oid NOT NULL DEFAULT 0
+    -- OID of the table's entry in the publication; 0 if it has all tables.
+  filter text NOT NULL DEFAULT ''::text
+    -- The publication's row filter, SQL; empty if there is none.
   CONSTRAINT source_tables_id_check CHECK ((id > 0))
   CONSTRAINT source_tables_identity_check CHECK ((identity = ANY (ARRAY['default'::text, 'index'::text, 'full'::text, 'nothing'::text])))
   CONSTRAINT source_tables_pkey PRIMARY KEY (id)
@@ -904,6 +993,33 @@ VIEW millrace.rules
   md5 text
     -- MD5 of the file, to compare it with one at hand.
 
+VIEW millrace.schema_changes
+  -- Changes of the sources' tables as they were noticed, and the action each took or needs.
+  id bigint
+    -- Number of the change.
+  at timestamp with time zone
+    -- When it was noticed.
+  source text COLLATE "C"
+    -- The source.
+  object text
+    -- The table or other object.
+  change text
+    -- What happened.
+  action text
+    -- What was done about it, or what it needs.
+  state text
+    -- needs action: a person must act, see cure. copying: rows are read again. cured, done: nothing is left to do.
+  code text
+    -- Code of what a person must act upon.
+  cure text
+    -- The exact SQL or setting.
+  copied_rows bigint
+    -- Rows copied because of it.
+  estimated_rows bigint
+    -- Rows expected.
+  ended_at timestamp with time zone
+    -- When nothing was left to do; null while something is, and for what needed nothing.
+
 VIEW millrace.sessions
   -- Live clients, as their relays last reported.
   relay text COLLATE "C"
@@ -1010,3 +1126,18 @@ VIEW millrace.status
     -- Age of the oldest open transaction with a snapshot in this database, as far as you may see: it keeps dead rows from being removed.
   sessions bigint
     -- Connected clients, as relays that live last reported.
+
+VIEW millrace.unsynced_rows
+  -- Rows of the sources that are not synced, and why: text that is not UTF-8, data above the size limit, an expression that fails. An update cures them.
+  source text COLLATE "C"
+    -- The source.
+  source_table text
+    -- The table.
+  row_key text COLLATE "C"
+    -- Row key: the key column's text, or the JSON array of several; "bytes:" and hex digits if it is no text.
+  definition text
+    -- The definition in which the row is missing.
+  message text
+    -- What was wrong.
+  at timestamp with time zone
+    -- When it was found.
