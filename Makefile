@@ -7,9 +7,11 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 TIMEOUT ?= 60m
 # Packages tested at a time: most start PostgreSQL servers of their own.
 PARALLEL ?= 2
+# How long each fuzz target runs in `make fuzz`.
+FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test bench bench-relay bench-sql bench-browser check fmt clean screenshots
+.PHONY: help build app demo test bench bench-relay bench-sql bench-browser check fmt fuzz clean screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +60,14 @@ test: go ## install what is missing and run every test, with the race detector
 	@if [ -z "$(ARGS)" ]; then $(MAKE) --no-print-directory test-sdk; fi
 	E2E_BROWSER=1 $(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
 	$(GO) test -run '^TestModel$$' ./clientsdk
+
+fuzz: go ## run every fuzz target for FUZZTIME (1m) each
+	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$dir/*_test.go); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+		done; \
+	done
 
 .PHONY: test-sdk
 test-sdk: $(SDK)/dist/index.js

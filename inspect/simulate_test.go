@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -171,6 +172,46 @@ func TestSimulateIsOneSnapshot(t *testing.T) {
 	got := simulate(t, c)
 	if !changed || got.table("todos").Rows != want.table("todos").Rows || got.table("lists").Rows != want.table("lists").Rows || len(got.Buckets) != len(want.Buckets) {
 		t.Errorf("changed %v: got %+v, want %+v", changed, got.Tables, want.Tables)
+	}
+}
+
+// A server in recovery, such as a streaming replica, does as a source.
+func TestSimulateOnStandby(t *testing.T) {
+	server := pgtest.New(t, pgtest.Options{})
+	uri := server.Database(t)
+	conn, err := pgx.Connect(t.Context(), uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.PgConn().Exec(t.Context(), demo.Schema+demo.Seed+"CHECKPOINT").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Stop(t)
+	signal := filepath.Join(server.DataDir(), "standby.signal")
+	if err := os.WriteFile(signal, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server.Start(t)
+	defer func() { // the database is dropped after the test
+		server.Stop(t)
+		if err := os.Remove(signal); err != nil {
+			t.Error(err)
+		}
+		server.Start(t)
+	}()
+	d := &database{t: t, uri: uri}
+	if d.conn, err = pgx.Connect(t.Context(), uri); err != nil {
+		t.Fatal(err)
+	}
+	defer d.conn.Close(context.Background())
+	if n := d.count("SELECT pg_is_in_recovery()::int"); n != 1 {
+		t.Fatal("the server is not in recovery")
+	}
+	if s := simulate(t, d.config(demo.Rules, `{"sub":"alice"}`)); len(s.Buckets) != 12 || len(s.Problems) != 0 {
+		t.Errorf("%d buckets, %+v", len(s.Buckets), s.Problems)
 	}
 }
 
