@@ -224,7 +224,7 @@ describe("a connection", () => {
     fakeSockets();
     page.credentials = async () => ({ endpoint: "sync.example.com", token: "t" });
     await page.connect(fast);
-    await until(() => expect(page.status?.downloadError?.message).toContain("open the sync WebSocket"));
+    await until(() => expect(page.status?.downloadError?.message).toContain("open the sync stream: Invalid URL"));
   });
 });
 

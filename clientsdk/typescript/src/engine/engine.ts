@@ -15,9 +15,14 @@ import { expireStreams, streamSelection } from "../store/streams.js";
 import { Applier, failure } from "./applier.js";
 import type { Credentials } from "./credentials.js";
 import { CredentialsCache } from "./credentials.js";
-import { DEFAULT_SILENCE, SyncStream } from "./stream.js";
+import { HttpStream } from "./http.js";
+import type { Transport } from "./route.js";
+import { Route } from "./route.js";
+import type { SyncStream } from "./stream.js";
+import { DEFAULT_SILENCE } from "./stream.js";
 import type { Turn } from "./turn.js";
 import { pause } from "./turn.js";
+import { webSocketOpens, WebSocketStream } from "./websocket.js";
 
 /** How a connection behaves; what is left out has a default. Milliseconds. */
 export interface ConnectOptions {
@@ -32,6 +37,8 @@ export interface ConnectOptions {
   readonly retryMax?: number;
   /** How long the server may say nothing. 50 s. */
   readonly silence?: number;
+  /** What carries the stream. "auto": a WebSocket, and HTTP where none gets through. */
+  readonly transport?: "auto" | Transport;
   /** Skips recomputing each op's checksum, for servers with another function than Millrace's. Sums per bucket are compared in any case. */
   readonly trustOpChecksums?: boolean;
 }
@@ -81,6 +88,8 @@ export class Engine {
   private stream: SyncStream | null = null;
   private downTimer: ReturnType<typeof setTimeout> | undefined;
   private upTimer: ReturnType<typeof setTimeout> | undefined;
+  private readonly route: Route;
+  private probeTimer: ReturnType<typeof setTimeout> | undefined;
   private uploading: AbortController | null = null;
   private held = false;
   private covered = 0;
@@ -97,6 +106,8 @@ export class Engine {
     this.up = newUplink(backoff, new Error("uploadData returned without completing the oldest transaction: call complete or reject on it, or throw"));
     this.apply = new Applier(host.store, options.trustOpChecksums !== true);
     this.creds = new CredentialsCache(connector.fetchCredentials);
+    const { transport = "auto" } = options;
+    this.route = new Route(transport === "auto" ? null : transport);
   }
 
   start(): void {
@@ -205,6 +216,7 @@ export class Engine {
     this.stepUp({ type: "Stop" });
     clearTimeout(this.downTimer);
     clearTimeout(this.upTimer);
+    clearTimeout(this.probeTimer);
     this.report();
   }
 
@@ -218,7 +230,7 @@ export class Engine {
       return this.step({ type: "Ended", attempt, reason: "protocol", error: new Error("a line of the sync stream: " + message(e)) });
     }
     // The server's verdict on the request comes with the first line.
-    if (this.down.phase === "opening") this.step({ type: "Opened", attempt, inBand: true });
+    if (this.down.phase === "opening") this.step({ type: "Opened", attempt, inBand: this.stream?.inBand === true });
     if (line.type === "checkpoint_request") return this.stream?.answer(line.id);
     // About a token is what the machine knows how to mend.
     if (line.type === "error" && !line.fatal && !line.code.startsWith("PSYNC_S21")) {
@@ -331,16 +343,38 @@ export class Engine {
     } catch (e) {
       return failure(attempt, e);
     }
+    const transport = this.route.next(Date.now());
     try {
-      const stream: SyncStream = new SyncStream(creds.endpoint, creds.token, request, this.options.silence ?? DEFAULT_SILENCE, {
-        frame: (lines, bytes) => this.post(...lines.map((text): Job => ({ type: "line", attempt, text })), { type: "consumed", stream, bytes }),
-        ended: (reason, error) => this.postDown({ type: "Ended", attempt, reason, error }),
+      const Stream = transport === "http" ? HttpStream : WebSocketStream;
+      const stream: SyncStream = new Stream(creds.endpoint, creds.token, request, this.options.silence ?? DEFAULT_SILENCE, {
+        frame: (lines, bytes) => {
+          this.reached(transport, creds.endpoint);
+          this.post(...lines.map((text): Job => ({ type: "line", attempt, text })), { type: "consumed", stream, bytes });
+        },
+        ended: (reason, error, reached) => {
+          if (!reached) this.route.noted(transport, false, Date.now());
+          this.postDown({ type: "Ended", attempt, reason, error });
+        },
       });
       this.stream = stream;
     } catch (e) {
-      return { type: "Ended", attempt, reason: "protocol", error: new Error("open the sync WebSocket: " + message(e)) };
+      return { type: "Ended", attempt, reason: "protocol", error: new Error("open the sync stream: " + message(e)) };
     }
     return null;
+  }
+
+  /** A stream brings lines. Beside one over HTTP a WebSocket is tried now and then, and taken once it opens. */
+  private reached(transport: Transport, endpoint: string): void {
+    this.route.noted(transport, true, Date.now());
+    const wait = transport === "http" ? this.route.probeIn(Date.now()) : null;
+    if (wait === null || this.probeTimer !== undefined) return;
+    this.probeTimer = setTimeout(() => {
+      void webSocketOpens(endpoint).then((opens) => {
+        this.probeTimer = undefined;
+        this.route.noted("websocket", opens, Date.now());
+        if (opens && this.stream?.inBand === false) this.post({ type: "down", event: { type: "Disconnect" } }, { type: "down", event: { type: "Connect" } });
+      });
+    }, wait);
   }
 
   private closeStream(): void {

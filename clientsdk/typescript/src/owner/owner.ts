@@ -332,14 +332,16 @@ export class Owner {
    */
   private connector(first: Client): EngineConnector {
     let preferred = first;
+    const able = (): Client[] => [...this.clients].filter((c) => c.connects);
     const ask = async <T>(fn: (peer: Peer<PageApi, OwnerApi>) => Promise<T>): Promise<T> => {
-      const all = [...this.clients].filter((c) => c.connects);
+      const all = able();
       const page = all.includes(preferred) ? preferred : all.at(-1);
       if (page === undefined) throw new Error("no page with a connector is open");
       try {
         return await fn(page.peer);
       } catch (e) {
-        preferred = all[(all.indexOf(page) + 1) % all.length] ?? first;
+        const others = able();
+        preferred = others[(others.indexOf(page) + 1) % others.length] ?? first;
         throw e;
       }
     };

@@ -4,6 +4,9 @@ import type { OpId } from "./lines.js";
 export const SUBPROTOCOL = "millrace.v1";
 /** Its path below the endpoint. */
 export const PATH = "/sync/ws";
+/** The HTTP stream's, and where it asks for write checkpoints. */
+export const STREAM_PATH = "/sync/stream";
+export const WRITE_CHECKPOINT_PATH = "/write-checkpoint2.json";
 
 /** Longest list of subscriptions a server takes. */
 export const MAX_SUBSCRIPTIONS = 10_000;
@@ -44,17 +47,26 @@ function selection(s: StreamSelection): string {
   return `"include_defaults":${s.includeDefaults},"subscriptions":[${subs.join(",")}]`;
 }
 
-/** The first frame of a stream. */
-export function openFrame(r: OpenRequest, token: string, creditBytes: number, gzip: boolean): string {
+/** What is asked for, without what is around it. */
+function requestFields(r: OpenRequest): string {
   const buckets = r.buckets.map((b) => `{"name":${q(b.name)},"after":"${b.after}"}`);
   const metadata = Object.keys(r.appMetadata).sort().map((k) => `${q(k)}:${q(r.appMetadata[k])}`);
   return (
-    `{"open":{"buckets":[${buckets.join(",")}],"include_checksum":true,"raw_data":true,"binary_data":false` +
+    `"buckets":[${buckets.join(",")}],"include_checksum":true,"raw_data":true,"binary_data":false` +
     `,"client_id":${q(r.clientId)}` +
     (r.parameters === null ? "" : `,"parameters":${r.parameters}`) +
     `,"streams":{${selection(r.streams)}}` +
-    (metadata.length === 0 ? "" : `,"app_metadata":{${metadata.join(",")}}`) +
-    `,"token":${q(token)}` +
+    (metadata.length === 0 ? "" : `,"app_metadata":{${metadata.join(",")}}`)
+  );
+}
+
+/** The body of a request for an HTTP stream. */
+export const streamRequest = (r: OpenRequest): string => `{${requestFields(r)}}`;
+
+/** The first frame of a stream. */
+export function openFrame(r: OpenRequest, token: string, creditBytes: number, gzip: boolean): string {
+  return (
+    `{"open":{${requestFields(r)},"token":${q(token)}` +
     (gzip ? `,"accept":["gzip"]` : "") +
     `,"credit_bytes":${creditBytes}` +
     (r.streamsVersion === 0 ? "" : `,"streams_version":${r.streamsVersion}`) +

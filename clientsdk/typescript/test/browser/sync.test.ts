@@ -112,6 +112,30 @@ describe("one page", () => {
     await page.close();
   });
 
+  it("syncs over HTTP where no WebSocket gets through (D9)", async () => {
+    await h.commit(
+      { do: "put", definition: "mine", key: "hal", table: "todos", id: "h1", data: todo("h1", "Milk") },
+      { do: "put", definition: "project", key: "p7", table: "todos", id: "p1", data: todo("p1", "Of project seven") },
+    );
+    await h.post("/block", true);
+    try {
+      const page = await h.page({ db: "http", user: "hal" });
+      await eventually(page, atRest);
+      expect(await titles(page)).toEqual(["Milk"]);
+      await add(page, "l1", "Bread");
+      await eventually(page, atRest);
+      expect((await h.uploaded()).rows["hal todos l1"]).toEqual({ id: "l1", title: "Bread", done: 0 });
+      await page.evaluate(`db.subscribe("project", { id: "p7" }).then((s) => s.waitForFirstSync())`);
+      expect(await titles(page)).toEqual(["Bread", "Milk", "Of project seven"]);
+      await h.post("/restart", null);
+      await h.commit({ do: "put", definition: "mine", key: "hal", table: "todos", id: "h2", data: todo("h2", "After the restart") });
+      await eventually(page, "db.get(\"SELECT 1 FROM todos WHERE title = 'After the restart'\")");
+      await page.close();
+    } finally {
+      await h.post("/block", false);
+    }
+  });
+
   it("clears everything when a user logs out", async () => {
     await h.commit({ do: "put", definition: "mine", key: "zoe", table: "todos", id: "z", data: todo("z", "Zoe's") });
     const page = await h.page({ db: "logout", user: "zoe" });

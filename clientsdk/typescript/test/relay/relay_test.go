@@ -32,11 +32,25 @@ func TestServe(t *testing.T) {
 	mux.HandleFunc("POST /upload", s.upload)
 	mux.HandleFunc("POST /fail", s.setFail)
 	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, _ *http.Request) { s.restart(); w.WriteHeader(http.StatusNoContent) })
+	mux.HandleFunc("POST /block", func(w http.ResponseWriter, r *http.Request) {
+		var blocked bool
+		if read(w, r, &blocked) {
+			s.blocked.Store(blocked)
+			w.WriteHeader(http.StatusNoContent)
+		}
+	})
 	mux.HandleFunc("GET /rows", s.list)
 	mux.HandleFunc("GET /token", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, relaytest.Token(r.URL.Query().Get("sub"), time.Hour))
 	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.relay.Load().ServeHTTP(w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "" && s.blocked.Load() {
+			http.Error(w, "no upgrades here", http.StatusForbidden) // as some proxies do
+			return
+		}
+		w.Header().Del("Access-Control-Allow-Origin") // the relay says so itself
+		s.relay.Load().ServeHTTP(w, r)
+	})
 	h := httptest.NewServer(anyOrigin(mux))
 	defer h.Close()
 	fmt.Println(h.URL)
@@ -49,6 +63,8 @@ type server struct {
 	side  *relaytest.Sidecar
 	relay atomic.Pointer[httputil.ReverseProxy]
 	stop  func()
+	// No WebSocket gets through.
+	blocked atomic.Bool
 
 	mu   sync.Mutex
 	fail string                    // what uploads answer, if not empty
@@ -180,7 +196,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 func anyOrigin(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
-		w.Header().Set("Access-Control-Allow-Headers", "Content-Type")
+		w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization")
 		if r.Method == http.MethodOptions {
 			w.WriteHeader(http.StatusNoContent)
 			return
