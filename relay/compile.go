@@ -137,15 +137,11 @@ func (r *fileResolution) streams(errs []syncrules.ResolveError) []protocol.Strea
 		if !listed {
 			continue
 		}
-		st := &list[i]
-		if isDefault[e.Source] && r.request.Streams.IncludeDefaults {
-			st.Errors = append(st.Errors, protocol.StreamIssue{Subscription: protocol.DefaultSubscription, Message: e.Message})
+		issue := protocol.StreamIssue{Subscription: protocol.DefaultSubscription, Message: e.Message}
+		if e.Reason != syncrules.ByDefault {
+			issue.Subscription = int(e.Reason)
 		}
-		for j, s := range r.request.Streams.Subscriptions {
-			if s.Stream == e.Source {
-				st.Errors = append(st.Errors, protocol.StreamIssue{Subscription: j, Message: e.Message})
-			}
-		}
+		list[i].Errors = append(list[i].Errors, issue)
 	}
 	return list
 }

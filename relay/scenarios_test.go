@@ -271,3 +271,51 @@ func Test7_1CountersOfDevices(t *testing.T) {
 		t.Errorf("without a device: told %d, want %d", c.Write, nobody)
 	}
 }
+
+// Test4_1ErrorsOfOneSubscription: a subscription whose parameters cannot be
+// evaluated is told so; others of the same stream, and its default, hold.
+func Test4_1ErrorsOfOneSubscription(t *testing.T) {
+	rules, err := relay.CompileRules(&millrace.RuleSet{ID: 1, Content: `config:
+  edition: 3
+streams:
+  picked:
+    auto_subscribe: true
+    query: SELECT * FROM todos WHERE project IN (SELECT value FROM json_each(coalesce(subscription.parameter('ids'), '["home"]')))
+`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolve := func(subs ...string) relay.Resolved {
+		t.Helper()
+		s := protocol.StreamSelection{IncludeDefaults: true}
+		for _, p := range subs {
+			s.Subscriptions = append(s.Subscriptions, protocol.Subscription{Stream: "picked", Parameters: []byte(p), Priority: protocol.DefaultPriority})
+		}
+		r := rules.Resolve(relay.RulesRequest{Claims: []byte(`{"sub":"alice"}`), Streams: s})
+		if pending := r.Pending(); len(pending) != 0 {
+			t.Fatalf("lookups %v", pending)
+		}
+		got, err := r.Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	good, bad := `{"ids":"[\"a\",\"b\"]"}`, `{"ids":"not JSON"}`
+	alone := resolve(good)
+	if len(alone.Buckets) != 3 || len(alone.Streams) != 1 || len(alone.Streams[0].Errors) != 0 {
+		t.Fatalf("without an error %+v", alone)
+	}
+	got := resolve(bad, good)
+	if len(got.Buckets) != 3 || len(got.Streams) != 1 {
+		t.Fatalf("beside an error %+v", got)
+	}
+	if errs := got.Streams[0].Errors; len(errs) != 1 || errs[0].Subscription != 0 || errs[0].Message == "" {
+		t.Errorf("errors %+v", errs)
+	}
+	for _, b := range got.Buckets {
+		if why := b.Reasons; len(why) != 1 || !why[0].Default && why[0].Index != 1 {
+			t.Errorf("bucket %+v", b)
+		}
+	}
+}

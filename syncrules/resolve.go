@@ -45,7 +45,10 @@ type ResolvedBucket struct {
 // ResolveError says that a bucket definition or stream could not be evaluated
 // for the request; the others still hold.
 type ResolveError struct {
-	Source  string
+	Source string
+	// Reason is the subscription that failed, or ByDefault; the stream's others
+	// still hold.
+	Reason  Reason
 	Message string
 	// TooMany: the request comes to more different results than any limit of
 	// buckets allows.
@@ -312,32 +315,20 @@ func (s *Resolution) key(parts [][]evalFn, prefix string) (key string, ok bool) 
 	return string(b), len(b) <= maxNameBytes
 }
 
+// failure is what fails as a whole: what a definition gives for one reason.
+type failure struct {
+	source string
+	reason Reason
+}
+
 // Buckets lists the buckets, by name, and the definitions that failed. It is
 // complete once nothing is pending.
 func (s *Resolution) Buckets() ([]ResolvedBucket, []ResolveError) {
 	var errs []ResolveError
-	failed := map[string]bool{}
-	index := map[LookupKey]int{}
-	var list []ResolvedBucket
-	for _, r := range s.runs {
-		if r.done && r.err == "" {
-			s.env.req, s.env.err = r.req, ""
-			list = s.collect(r, list, index)
-			r.err = s.env.err
-		}
-		if r.err != "" && !failed[r.name] {
-			failed[r.name] = true
-			errs = append(errs, ResolveError{Source: r.name, Message: r.err, TooMany: r.tooMany})
-		}
-	}
-	if len(failed) > 0 {
-		kept := list[:0]
-		for _, b := range list {
-			if !failed[b.Source] {
-				kept = append(kept, b)
-			}
-		}
-		list = kept
+	failed := map[failure]bool{}
+	list := s.collectAll(failed, &errs)
+	if len(errs) > 0 {
+		list = s.collectAll(failed, &errs) // without what failed
 	}
 	sort.Slice(list, func(i, j int) bool {
 		if list[i].Name != list[j].Name {
@@ -346,6 +337,28 @@ func (s *Resolution) Buckets() ([]ResolvedBucket, []ResolveError) {
 		return list[i].Definition < list[j].Definition
 	})
 	return list, errs
+}
+
+// collectAll gives the buckets of everything that has not failed, and adds what
+// fails now.
+func (s *Resolution) collectAll(failed map[failure]bool, errs *[]ResolveError) (list []ResolvedBucket) {
+	index := map[LookupKey]int{}
+	for _, r := range s.runs {
+		group := failure{r.name, r.reason}
+		if failed[group] {
+			continue
+		}
+		if r.done && r.err == "" {
+			s.env.req, s.env.err = r.req, ""
+			list = s.collect(r, list, index)
+			r.err = s.env.err
+		}
+		if r.err != "" {
+			failed[group] = true
+			*errs = append(*errs, ResolveError{Source: r.name, Reason: r.reason, Message: r.err, TooMany: r.tooMany})
+		}
+	}
+	return list
 }
 
 func (s *Resolution) collect(r *run, list []ResolvedBucket, index map[LookupKey]int) []ResolvedBucket {
