@@ -31,6 +31,7 @@ type Config struct {
 	Compaction             Compaction `yaml:"compaction"`
 	History                History    `yaml:"history"`
 	Telemetry              Telemetry  `yaml:"telemetry"`
+	API                    API        `yaml:"api"`
 
 	// Warnings are findings that stop nothing, such as an environment
 	// variable that looks like a misspelt key.
@@ -168,6 +169,12 @@ type Telemetry struct {
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
 	// LogFormat is text or json. Defaults to text.
 	LogFormat string `yaml:"log_format"`
+}
+
+// API is the admin API, for scripts and dashboards.
+type API struct {
+	// Tokens open it, at least 16 characters each; without one it is closed.
+	Tokens []Token `yaml:"tokens"`
 }
 
 // JWK is a JSON Web Key as JSON text. It may be secret and prints masked.

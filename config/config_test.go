@@ -73,8 +73,9 @@ auth:
 decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_workers: 3, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
 compaction: { interval: 2m, horizon: 0s }
 history: { keep: 1d }
+api: { tokens: [!env API_TOKEN] }
 telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json }
-`, "SECOND=postgres://two/b", "KEY=c2VjcmV0")
+`, "SECOND=postgres://two/b", "KEY=c2VjcmV0", "API_TOKEN=0123456789abcdef")
 	want := &Config{
 		Sources: []Source{
 			{Name: "a", URI: "host=src dbname=a", Tags: []string{"a", "default", "shop"}, Slot: "s_a", Publication: "p"},
@@ -96,6 +97,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolDir: "/etc/spool", SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
 		Compaction: Compaction{Interval: 2 * time.Minute, Defragment: true},
 		History:    History{Keep: 24 * time.Hour},
+		API:        API{Tokens: []Token{"0123456789abcdef"}},
 		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -234,7 +236,7 @@ func TestFindings(t *testing.T) {
 		{"oct key without k", src + "auth: {keys: [{kty: oct}]}\n", nil,
 			`m.yaml:3:15: error: auth.keys[0]: the key has no k (k is the secret in base64url)`},
 		{"all at once, in order", src + "zzz: 1\nrules_keep: x\n", nil, "" +
-			"m.yaml:3:1: error: zzz: unknown key (known here: sources, sidecar, rules, rules_keep, write_checkpoint_sources, relay, auth, decoder, compaction, history, telemetry)\n" +
+			"m.yaml:3:1: error: zzz: unknown key (known here: sources, sidecar, rules, rules_keep, write_checkpoint_sources, relay, auth, decoder, compaction, history, telemetry, api)\n" +
 			`m.yaml:4:13: error: rules_keep: "x" is no time span such as 60s, 10m, 1h or 7d`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

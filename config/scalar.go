@@ -84,6 +84,18 @@ func ParseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
+// Token is a secret text that prints masked.
+type Token string
+
+// String hides the text.
+func (Token) String() string { return mask }
+
+// GoString hides the text.
+func (Token) GoString() string { return mask }
+
+// MarshalText hides the text.
+func (Token) MarshalText() ([]byte, error) { return []byte(mask), nil }
+
 // URI is a Postgres connection string, either a URL or key=value pairs. It may
 // hold a password: printing it masks that, string(u) is the real one.
 type URI string

@@ -20,6 +20,9 @@ var (
 	notInSlots  = regexp.MustCompile(`[^a-z0-9_]`)
 )
 
+// minToken is the least length of a token that opens the admin API.
+const minToken = 16
+
 // slotName is the default slot of a source.
 func slotName(source string) string {
 	return "millrace_" + notInSlots.ReplaceAllString(strings.ToLower(source), "_")
@@ -43,6 +46,11 @@ func (d *decoder) validate(c *Config) {
 	d.oneOf("telemetry.log_format", c.Telemetry.LogFormat, "text", "json")
 	if c.Telemetry.MetricsListen != "" {
 		d.address("telemetry.metrics_listen", c.Telemetry.MetricsListen)
+	}
+	for i, t := range c.API.Tokens {
+		if len(t) < minToken {
+			d.fail(fmt.Sprintf("api.tokens[%d]", i), "openssl rand -hex 32 makes one", "the token is shorter than %d characters", minToken)
+		}
 	}
 	if u := c.Telemetry.OTLPEndpoint; u != "" && !isHTTP(u) {
 		d.fail("telemetry.otlp_endpoint", "", "%q is no http(s) URL", u)

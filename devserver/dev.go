@@ -296,6 +296,7 @@ func (d *dev) announce(ctx context.Context) error {
 	}
 	file := DevFile{
 		URL:        d.url(),
+		ConsoleURL: d.url() + ConsolePath,
 		SourceURI:  d.source.URI(sourceDatabase),
 		SidecarURI: d.sidecar.URI(sidecarDatabase),
 		Rules:      d.rules,

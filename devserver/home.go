@@ -204,10 +204,13 @@ func (h *home) schemaChanged(made bool, hash string) (bool, error) {
 	return false, nil
 }
 
+// ConsolePath is the read-only status page.
+const ConsolePath = "/console/"
+
 // DevFile is what DIR/dev.json tells scripts while `millrace dev` runs.
 type DevFile struct {
 	URL        string            `json:"url"`
-	ConsoleURL string            `json:"console_url"` // empty: this build has no console
+	ConsoleURL string            `json:"console_url"`
 	SourceURI  string            `json:"source_uri"`
 	SidecarURI string            `json:"sidecar_uri"`
 	UploadURL  string            `json:"upload_url"` // empty with a schema of one's own

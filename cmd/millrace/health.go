@@ -120,6 +120,7 @@ func newMux(h *health, page startPage, clients http.Handler, more devserver.Rout
 		}{page, a, h.clients != nil})
 	}
 	mux.HandleFunc("GET /status", start)
+	mux.HandleFunc("GET "+devserver.ConsolePath, start)
 	if _, taken := more[rootPattern]; !taken {
 		mux.HandleFunc(rootPattern, start)
 	}

@@ -386,6 +386,7 @@ func TestDemoTakesTheStartPage(t *testing.T) {
 	}{
 		{demo, "/", "200 the app"},
 		{demo, "/status", "millrace x"},
+		{demo, "/console/", "millrace x"},
 		{nil, "/", "millrace x"},
 		{nil, "/demo/session?user=alice", "404 "},
 	} {

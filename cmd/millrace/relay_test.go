@@ -52,7 +52,7 @@ func newSystem(t *testing.T) *system {
 		t.Fatal(err)
 	}
 	cfg := config.Default()
-	cfg.Sources = []config.Source{{Name: "main", URI: config.URI(source), Slot: fmt.Sprintf("serve_%d", time.Now().UnixNano()), Publication: "millrace"}}
+	cfg.Sources = []config.Source{{Name: "main", URI: config.URI(source), Tags: []string{"main", "default"}, Slot: fmt.Sprintf("serve_%d", time.Now().UnixNano()), Publication: "millrace"}}
 	cfg.Sidecar.URI = config.URI(sidecar)
 	cfg.Rules = rules
 	cfg.Auth.Keys = []config.JWK{config.JWK(relaytest.Key())}

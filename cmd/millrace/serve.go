@@ -144,6 +144,7 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 			page.Sources = append(page.Sources, pageDatabase{s.Name, withoutPassword(s.URI)})
 		}
 		mux := newMux(h, page, clients, more)
+		mux.Handle("/api/", newAPI(cfg, log))
 		if metrics != nil {
 			mux.Handle("GET "+metricsPath, metrics)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/inspect"
@@ -21,10 +22,10 @@ import (
 
 func newSimulate(env *environment) *cobra.Command {
 	var (
-		claims, params       string
-		streams              []string
-		source, config, data string
-		asJSON               bool
+		claims, params     string
+		streams            []string
+		source, file, data string
+		asJSON             bool
 	)
 	cmd := &cobra.Command{
 		Use:   "simulate FILE --claims JSON",
@@ -57,7 +58,7 @@ development servers. Exit code 1 if something would keep rows from the user.`,
 					return usage(fmt.Errorf("--stream %s: %s has no stream of this name", s.Stream, args[0]))
 				}
 			}
-			closeAll, err := simulationSources(cmd.Context(), c, source, config, data)
+			closeAll, err := simulationSources(cmd.Context(), c, source, file, data)
 			if err != nil {
 				return err
 			}
@@ -90,7 +91,7 @@ development servers. Exit code 1 if something would keep rows from the user.`,
 	f.StringVar(&params, "params", "", "parameters of the connection, a JSON object")
 	f.StringArrayVar(&streams, "stream", nil, "also subscribe to a stream, as NAME or NAME=JSON with parameters (repeatable)")
 	f.StringVar(&source, "source", "", "the source database (connection string)")
-	f.StringVarP(&config, "config", "c", "", "a millrace.yaml, for its sources and limits")
+	f.StringVarP(&file, "config", "c", "", "a millrace.yaml, for its sources and limits")
 	f.StringVar(&data, "data", ".millrace", "folder of the development servers, without --source and -c")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -142,25 +143,19 @@ func jsonObject(flag, text string) ([]byte, error) {
 
 // simulationSources connects to the sources; what it returns closes them.
 func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source, file, data string) (closeAll func(), err error) {
-	type where struct {
-		name, uri, publication string
-		tags                   []string
-	}
-	var list []where
+	var list []config.Source
 	switch {
 	case source != "" && file != "":
 		return nil, usage(errors.New("--source and -c exclude each other"))
 	case source != "":
-		list = []where{{name: "source", uri: source, tags: []string{"default"}}}
+		list = []config.Source{{Name: "source", URI: config.URI(source), Tags: []string{"default"}}}
 	case file != "":
 		cfg, err := loadConfig(file)
 		if err != nil {
 			return nil, err
 		}
 		c.MaxBuckets = int(cfg.Relay.MaxBucketsPerUser)
-		for _, s := range cfg.Sources {
-			list = append(list, where{s.Name, string(s.URI), s.Publication, s.Tags})
-		}
+		list = cfg.Sources
 		if len(list) == 0 {
 			return nil, usage(fmt.Errorf("%s has no sources: name a database with --source", file))
 		}
@@ -169,20 +164,25 @@ func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source,
 		if err != nil {
 			return nil, usage(fmt.Errorf("which source? Name a database with --source or a configuration with -c: %w", err))
 		}
-		list = []where{{name: "source", uri: dev.SourceURI, tags: []string{"default"}}}
+		list = []config.Source{{Name: "source", URI: config.URI(dev.SourceURI), Tags: []string{"default"}}}
 	}
+	return openSources(ctx, c, list)
+}
+
+// openSources connects to sources; what it returns closes them.
+func openSources(ctx context.Context, c *inspect.SimulationConfig, list []config.Source) (closeAll func(), err error) {
 	closeAll = func() {
 		for _, s := range c.Sources {
 			s.Catalog.Close()
 		}
 	}
 	for _, w := range list {
-		server, err := catalog.Connect(ctx, catalog.Config{URI: w.uri, Publication: w.publication})
+		server, err := catalog.Connect(ctx, catalog.Config{URI: string(w.URI), Publication: w.Publication})
 		if err != nil {
 			closeAll()
 			return nil, err
 		}
-		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.name, Tags: w.tags, Catalog: server})
+		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.Name, Tags: w.Tags, Catalog: server})
 	}
 	return closeAll, nil
 }

@@ -145,7 +145,7 @@ type diagnosticJSON struct {
 	Hint      string `json:"hint,omitempty"`
 }
 
-func writeDiagnosticsJSON(env *environment, diagnostics syncrules.Diagnostics) error {
+func diagnosticsJSON(diagnostics syncrules.Diagnostics) []diagnosticJSON {
 	out := make([]diagnosticJSON, len(diagnostics))
 	for i, d := range diagnostics {
 		out[i] = diagnosticJSON{
@@ -154,7 +154,11 @@ func writeDiagnosticsJSON(env *environment, diagnostics syncrules.Diagnostics) e
 			Message: d.Message, Hint: d.Hint,
 		}
 	}
+	return out
+}
+
+func writeDiagnosticsJSON(env *environment, diagnostics syncrules.Diagnostics) error {
 	enc := json.NewEncoder(env.stdout)
 	enc.SetIndent("", "  ")
-	return enc.Encode(out)
+	return enc.Encode(diagnosticsJSON(diagnostics))
 }
