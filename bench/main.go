@@ -27,7 +27,7 @@ type settings struct {
 	copied      int    // rows of the initial copy
 	caughtUp    int    // rows a fresh client catches up with
 	idle        int    // idle connections
-	only        string // "clients" leaves out the pipeline, "relay" measures many connections
+	only        string // "clients" leaves out the pipeline, "relay" measures many connections, "deploys" nothing but a change of the rules
 	connections int    // of "relay"
 	runs        int    // repetitions; medians are reported
 	binary      string // millrace; built if empty
@@ -42,15 +42,15 @@ func main() {
 	flag.IntVar(&s.copied, "copied", 300_000, "rows of the initial copy")
 	flag.IntVar(&s.caughtUp, "caught-up", 100_000, "rows that fresh clients catch up with")
 	flag.IntVar(&s.idle, "idle", 2000, "idle connections")
-	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy; \"relay\": measure many connections")
+	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy; \"relay\": measure many connections; \"deploys\": only a change of the rules, over -copied rows")
 	flag.IntVar(&s.connections, "connections", 10_000, "connections of -only relay")
 	flag.IntVar(&s.runs, "runs", 3, "repetitions of each measurement")
 	flag.StringVar(&s.binary, "binary", "", "the millrace binary; built if empty")
 	flag.StringVar(&s.pgBin, "pg-bin", "", "folder of PostgreSQL's binaries; found if empty")
 	flag.StringVar(&s.out, "out", "", "also write the report to this file")
 	flag.Parse()
-	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.connections < 1000 || s.only != "" && s.only != "clients" && s.only != "relay" {
-		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 1,000 connections, 100 idle ones and one run are needed; -only takes clients or relay; no other arguments are taken")
+	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.connections < 1000 || s.only != "" && s.only != "clients" && s.only != "relay" && s.only != "deploys" {
+		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 1,000 connections, 100 idle ones and one run are needed; -only takes clients, relay or deploys; no other arguments are taken")
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -86,20 +86,8 @@ func bench(ctx context.Context, s settings) (err error) {
 	if err := b.describe(ctx, r); err != nil {
 		return err
 	}
-	if err := b.copyTable(ctx, r); err != nil {
-		return fmt.Errorf("initial copy: %w", err)
-	}
-	if s.only == "" {
-		if err := b.measurePipeline(ctx, r); err != nil {
-			return err
-		}
-	}
-	if s.only == "relay" {
-		if err := b.relay(ctx, r); err != nil {
-			return fmt.Errorf("relay: %w", err)
-		}
-	} else if err := b.clients(ctx, r); err != nil {
-		return fmt.Errorf("clients: %w", err)
+	if err := b.measure(ctx, r); err != nil {
+		return err
 	}
 	text := r.markdown()
 	fmt.Print(text)
@@ -108,6 +96,33 @@ func bench(ctx context.Context, s settings) (err error) {
 			return err
 		}
 		return os.WriteFile(s.out, []byte(text), 0o644)
+	}
+	return nil
+}
+
+// measure takes what was asked for.
+func (b *bed) measure(ctx context.Context, r *report) error {
+	if b.settings.only == "deploys" {
+		r.deploys = &deployFigures{}
+		if err := b.deploys(ctx, r.deploys); err != nil {
+			return fmt.Errorf("deploys: %w", err)
+		}
+		return nil
+	}
+	if err := b.copyTable(ctx, r); err != nil {
+		return fmt.Errorf("initial copy: %w", err)
+	}
+	if b.settings.only == "" {
+		if err := b.measurePipeline(ctx, r); err != nil {
+			return err
+		}
+	}
+	if b.settings.only == "relay" {
+		if err := b.relay(ctx, r); err != nil {
+			return fmt.Errorf("relay: %w", err)
+		}
+	} else if err := b.clients(ctx, r); err != nil {
+		return fmt.Errorf("clients: %w", err)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type report struct {
 	latencies []time.Duration
 	clients   clientFigures
 	relay     relayFigures
+	deploys   *deployFigures // nil unless only they are measured
 }
 
 // pair is one run: both readers had the same rows.
@@ -47,16 +48,25 @@ func (r *report) markdown() string {
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	s := r.settings
 	title := "# Slot to durable checkpoint"
-	if s.only == "relay" {
+	switch {
+	case s.only == "relay":
 		title = "# One process, many clients"
+	case r.deploys != nil:
+		title = "# A change of the rules"
 	}
 	p("%s", title)
 	p("")
 	p("* %s, commit %s", r.started.UTC().Format("2006-01-02 15:04 UTC"), r.commit)
 	p("* %s", r.machine)
 	p("* PostgreSQL %s, source and sidecar on the same machine, sidecar with fsync; %s", r.postgres, r.goVersion)
-	p("* `%s`; median (least–greatest) of %d", s.command(), s.runs)
+	if p("* `%s`", s.command()); r.deploys == nil {
+		p("* median (least–greatest) of %d", s.runs)
+	}
 	p("")
+	if r.deploys != nil {
+		r.deploys.lines(p)
+		return b.String()
+	}
 	if len(r.pairs) > 0 {
 		r.pipeline(p)
 	}
@@ -79,6 +89,9 @@ func (r *report) markdown() string {
 
 // command repeats the run.
 func (s settings) command() string {
+	if s.only == "deploys" {
+		return fmt.Sprintf("go run ./bench -only deploys -copied %d", s.copied)
+	}
 	text := fmt.Sprintf("go run ./bench -rows %d -one-rows %d -copied %d -runs %d -caught-up %d -idle %d", s.rows, s.oneRows, s.copied, s.runs, s.caughtUp, s.idle)
 	if s.only != "" {
 		text += " -only " + s.only
