@@ -69,7 +69,8 @@ func (b *bed) serve(ctx context.Context) (*server, error) {
 		}
 		return nil
 	}
-	if err := poll(ctx, time.Minute, func() (bool, error) { return s.ready(ctx), nil }); err != nil {
+	// The first copy may come before.
+	if err := poll(ctx, time.Hour, func() (bool, error) { return s.ready(ctx), nil }); err != nil {
 		return nil, errors.Join(fmt.Errorf("millrace serve is not ready: %w", err), s.stop())
 	}
 	return s, nil
