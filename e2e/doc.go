@@ -18,6 +18,7 @@
 //	E2E_RULES_SEED=1    first of those seeds
 //	E2E_SWARM=6s        length of the load of 200 clients
 //	E2E_BIG_ROWS=200000 rows of the large transactions
+//	E2E_DEPLOYS=4       deploys of the kill -9 run of deploys
 //	E2E_LOAD=2s         length of the load of each seed
 //	E2E_BINARY=PATH     use this binary instead of building one
 //	E2E_RACE=1          build the binary with the race detector

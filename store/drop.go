@@ -109,6 +109,9 @@ func (w *Writer) drop(ctx context.Context, conn *pgx.Conn, d retired) error {
 		if err != nil {
 			return err
 		}
+		if err := w.dropEnded(ctx, conn, d.id); err != nil {
+			return err
+		}
 		for _, parent := range []string{"ops", "row_state"} {
 			if err := dropPartition(ctx, conn, parent, d.id); err != nil {
 				return err
@@ -135,19 +138,42 @@ func (w *Writer) drop(ctx context.Context, conn *pgx.Conn, d retired) error {
 // fewer. It stops when another decoder leads.
 func (w *Writer) inSteps(ctx context.Context, conn *pgx.Conn, sql string, args ...any) error {
 	for {
-		var mine bool
-		err := conn.QueryRow(ctx, `SELECT fence = $1 FROM millrace.head`, w.fence).Scan(&mine)
-		if err != nil {
+		if err := w.stillLeads(ctx, conn); err != nil {
 			return err
-		}
-		if !mine {
-			return ErrLeadershipLost
 		}
 		tag, err := conn.Exec(ctx, sql, append([]any{dropRows}, args...)...)
 		if err != nil || tag.RowsAffected() < dropRows {
 			return err
 		}
 	}
+}
+
+func (w *Writer) stillLeads(ctx context.Context, conn *pgx.Conn) error {
+	var mine bool
+	err := conn.QueryRow(ctx, `SELECT fence = $1 FROM millrace.head`, w.fence).Scan(&mine)
+	if err == nil && !mine {
+		return ErrLeadershipLost
+	}
+	return err
+}
+
+// dropEnded forgets the outputs of a definition that ended, in one walk over
+// those of all definitions: they are kept by op id.
+func (w *Writer) dropEnded(ctx context.Context, conn *pgx.Conn, definition int32) error {
+	for after, n := int64(0), dropRows; n == dropRows; {
+		if err := w.stillLeads(ctx, conn); err != nil {
+			return err
+		}
+		err := conn.QueryRow(ctx, `
+			WITH page AS MATERIALIZED (
+				SELECT ended_op, definition FROM millrace.ended_outputs WHERE ended_op > $1 ORDER BY ended_op LIMIT $2),
+			gone AS (DELETE FROM millrace.ended_outputs e USING page p WHERE e.ended_op = p.ended_op AND p.definition = $3)
+			SELECT coalesce(max(ended_op), 0), count(*)::int FROM page`, after, dropRows, definition).Scan(&after, &n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropPartition detaches a partition and drops it, without making any reader

@@ -57,6 +57,9 @@ func TestRetiredDefinitionIsDropped(t *testing.T) {
 		x.apply(t, x.upsert(0, key, x.out(0, "own"+key, "lists", key, "{}"), x.out(1, "list", "lists", key, "{}")))
 	}
 	x.commit(t, nil)
+	x.apply(t, x.upsert(0, "0", x.out(1, "list", "lists", "0", "{}")), x.upsert(0, "1", x.out(0, "own1", "lists", "1", "{}")))
+	x.commit(t, nil)
+	equal(t, []string{"(1)", "(2)"}, lines(t, x.conn, `SELECT definition FROM millrace.ended_outputs ORDER BY 1`))
 	old := x.set.Definitions
 	set := x.replace(t, "a2")
 	if set.Definitions[0].ID == old[0].ID || set.Definitions[1].ID != old[1].ID || set.Definitions[2].ID != old[2].ID {
@@ -66,7 +69,8 @@ func TestRetiredDefinitionIsDropped(t *testing.T) {
 	x.dropped(t, old[0].ID)
 	equal(t, []string{"(ops_2)", "(ops_4)", "(row_state_2)", "(row_state_4)"}, lines(t, x.conn, `
 		SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'millrace'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^(ops|row_state)_' ORDER BY 1`))
-	equal(t, []string{"(list,50)"}, lines(t, x.conn, `SELECT name, rows FROM millrace.buckets`))
+	equal(t, []string{"(list,49)"}, lines(t, x.conn, `SELECT name, rows FROM millrace.buckets`))
+	equal(t, []string{"(2)"}, lines(t, x.conn, `SELECT definition FROM millrace.ended_outputs`))
 	if now := value[int64](t, x.conn, `SELECT max(id) FROM millrace.bucket_names`); now != last {
 		t.Errorf("the greatest bucket number was %d and is %d: it would be given again", last, now)
 	}
