@@ -60,6 +60,7 @@ test: go ## install what is missing and run every test, with the race detector
 	@if [ -z "$(ARGS)" ]; then $(MAKE) --no-print-directory test-sdk; fi
 	E2E_BROWSER=1 $(GO) test -race -timeout $(TIMEOUT) -p $(PARALLEL) $(ARGS) ./...
 	$(GO) test -run '^TestModel$$' ./clientsdk
+	@if [ -z "$(ARGS)" ] && [ "$$(uname -sm)" = "Linux x86_64" ]; then $(MAKE) --no-print-directory test-pg-matrix MAJORS=18; fi
 
 fuzz: go ## run every fuzz target for FUZZTIME (1m) each
 	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
@@ -105,3 +106,16 @@ fmt: ## format the Go files
 
 clean: ## remove what was built (not the demo's data in .millrace)
 	rm -rf bin demo/web/app $(SDK)/dist
+
+# Tests of everything that depends on the server's major, as source and as sidecar.
+MAJORS ?= 14 15 16 17 18
+.PHONY: test-pg-matrix
+test-pg-matrix: go ## tests on PostgreSQL 14 to 18, as source and sidecar (MAJORS="14 18")
+	@.ci/need node
+	@for major in $(MAJORS); do \
+		echo "PostgreSQL $$major"; \
+		bin=$$(.ci/postgres $$major) || exit 1; \
+		MILLRACE_PG_BIN=$$bin $(GO) test -timeout $(TIMEOUT) -p $(PARALLEL) ./decoder/catalog/... ./decoder/walstream ./migrations ./sql || exit 1; \
+		MILLRACE_PG_BIN=$$bin $(GO) test -timeout $(TIMEOUT) ./decoder -run '^Test(CopyThenStream|TwoSources|RA[0-9]+|SourceRestart|Fuse|Orphan|SlotReport|FailoverSlot|Faults)' || exit 1; \
+		MILLRACE_PG_BIN=$$bin $(GO) test -timeout $(TIMEOUT) ./store -run '^Test(State|Deploy|Restart|Restored|Bucket|Documented|Model)' || exit 1; \
+	done

@@ -59,7 +59,9 @@ func TestTransactionsArriveWholeInCommitOrder(t *testing.T) {
 		for tx.Count == 0 { // sent by servers before 15
 			tx = nextTx(t, s)
 		}
-		if got := rows(t, tx); got != want {
+		// Some releases describe the relation again after any change of a catalog
+		// that went on beside the transaction.
+		if got := strings.TrimPrefix(rows(t, tx), "Relation "); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		if tx.EndLSN <= last {
