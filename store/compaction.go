@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,7 @@ type CompactionReport struct {
 	Bytes   int64 `json:"bytes"`   // of data given back
 	Asked   int64 `json:"asked"`   // buckets whose old rows the decoder will append again
 	Skipped int64 `json:"skipped"` // left for the next time: in use at the moment
+	Failed  int64 `json:"failed"`  // left because of an error, which is logged or returned
 	// Horizon is the op id up to which ops were rewritten.
 	Horizon millrace.OpID `json:"horizon"`
 }
@@ -251,7 +253,7 @@ const sqlDue = `
 		WHERE r.state IN ('active', 'retired') AND m->>'kind' = 'bucket'))`
 
 // walk looks at every bucket, page by page, and compacts those that are due.
-func (c *compactor) walk(ctx context.Context, horizon int64, deep bool) error {
+func (c *compactor) walk(ctx context.Context, horizon int64, deep bool) (failed error) {
 	for after := int64(0); ; {
 		var end *int64
 		err := c.conn.QueryRow(ctx, `
@@ -261,14 +263,17 @@ func (c *compactor) walk(ctx context.Context, horizon int64, deep bool) error {
 			return fmt.Errorf("look for buckets to compact: %w", err)
 		}
 		if end == nil {
-			return nil
+			return failed
 		}
 		due, err := c.due(ctx, `SELECT n.definition, t.bucket`+sqlDue+` AND t.bucket > $2::int8 AND t.bucket <= $3::int8 ORDER BY t.bucket`, deep, after, *end)
 		if err != nil {
 			return err
 		}
-		if err := c.work(ctx, due, horizon); err != nil {
+		before := c.report.Failed
+		if err := c.work(ctx, due, horizon); err != nil && c.report.Failed == before {
 			return err
+		} else if err != nil {
+			failed = cmp.Or(failed, err)
 		}
 		after = *end
 	}
@@ -311,8 +316,9 @@ func (c *compactor) due(ctx context.Context, query string, args ...any) ([]dueBu
 	return due, nil
 }
 
-// work compacts buckets up to the horizon, one after the other.
-func (c *compactor) work(ctx context.Context, due []dueBucket, horizon int64) error {
+// work compacts buckets up to the horizon, one after the other. One that fails
+// does not keep the others from it: the first such error is given at the end.
+func (c *compactor) work(ctx context.Context, due []dueBucket, horizon int64) (failed error) {
 	c.report.Buckets += int64(len(due))
 	for _, d := range due {
 		for more := true; more; {
@@ -323,7 +329,13 @@ func (c *compactor) work(ctx context.Context, due []dueBucket, horizon int64) er
 				break
 			}
 			if err != nil {
-				return fmt.Errorf("compact bucket %d: %w", d.bucket, err)
+				err = fmt.Errorf("compact bucket %d: %w", d.bucket, err)
+				if ctx.Err() != nil || c.conn.IsClosed() || errors.Is(err, ErrLeadershipLost) {
+					return err
+				}
+				c.report.Failed++
+				failed = cmp.Or(failed, err)
+				break
 			}
 			c.report.Deleted += step.deleted
 			c.report.Emptied += step.moved
@@ -340,7 +352,7 @@ func (c *compactor) work(ctx context.Context, due []dueBucket, horizon int64) er
 			}
 		}
 	}
-	return nil
+	return failed
 }
 
 func (c *compactor) tell() {

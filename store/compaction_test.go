@@ -168,3 +168,24 @@ func TestPagesAreOfOneBucket(t *testing.T) {
 	equal(t, before, lines(t, x.conn, `SELECT b.name, r.* FROM millrace.buckets b, millrace.bucket_rows(b.name) r ORDER BY 1, 2, 3`))
 	equal(t, []string{`("by_owner[""a""]",4,t)`, `("by_owner[""b""]",4,t)`}, lines(t, x.conn, `SELECT b.name, b.ops, v.ok FROM millrace.buckets b, millrace.verify_bucket(b.name) v ORDER BY 1`))
 }
+
+// TestCompactionGoesOnAfterAFailure: a bucket that cannot be compacted keeps none
+// of the others from it.
+func TestCompactionGoesOnAfterAFailure(t *testing.T) {
+	x := newWorld(t, Options{})
+	for _, b := range []string{"a", "b", "c"} {
+		for n := range 50 {
+			x.apply(t, x.upsert(0, b, x.out(0, fmt.Sprintf(`by_owner[%q]`, b), "lists", b, fmt.Sprintf(`{"n":%d}`, n))))
+		}
+	}
+	x.commit(t, nil)
+	exec(t, x.conn, `
+		CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'this bucket is broken'; END $$;
+		CREATE TRIGGER fail BEFORE UPDATE ON millrace.bucket_totals FOR EACH ROW
+			WHEN (new.bucket = 2) EXECUTE FUNCTION public.fail()`)
+	r, err := x.store.CompactNow(t.Context(), CompactionOptions{})
+	if err == nil || !strings.Contains(err.Error(), "compact bucket 2") || r.Failed != 1 || r.Done != 2 {
+		t.Errorf("report %+v, error %v", r, err)
+	}
+	equal(t, []string{"(2)", "(50)", "(2)"}, lines(t, x.conn, `SELECT ops FROM millrace.buckets ORDER BY name`))
+}

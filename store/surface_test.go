@@ -151,12 +151,16 @@ func TestRights(t *testing.T) {
 			t.Errorf("%s: %s: %v", role, sql, err)
 		}
 	}
-	for _, sql := range []string{`TABLE millrace.status`, `TABLE millrace.replication`, `TABLE millrace.definitions`} {
+	for _, sql := range []string{`TABLE millrace.status`, `TABLE millrace.replication`, `TABLE millrace.definitions`,
+		`SELECT id, definition, rows, ops, dead_ops, bytes, floor_op, compacted_at FROM millrace.bucket_bloat`, // without names
+		`SELECT relay, id, transport, buckets, sent_op, sending_op FROM millrace.sessions`} { // without users
 		may("millrace_reader", sql, true)
 		may("pg_monitor", sql, true)
 	}
 	for _, sql := range []string{`TABLE millrace.buckets`, `TABLE millrace.checkpoints`, `TABLE millrace.ops`, `SELECT * FROM millrace.bucket_rows('by_owner["a"]')`,
-		`SELECT * FROM millrace.row_history('public.lists', 'l1')`, `SELECT * FROM millrace.verify_bucket('by_owner["a"]')`} {
+		`SELECT * FROM millrace.row_history('public.lists', 'l1')`, `SELECT * FROM millrace.verify_bucket('by_owner["a"]')`,
+		`SELECT * FROM millrace.bucket_checksum('by_owner["a"]')`, `SELECT * FROM millrace.why('lists', 'l1', 'a')`, `SELECT * FROM millrace.user_values('by_list', 'a')`,
+		`TABLE millrace.bucket_bloat`, `TABLE millrace.sessions`, `TABLE millrace.bucket_compactions`} {
 		may("millrace_reader", sql, true)
 		may("pg_monitor", sql, false)
 	}
