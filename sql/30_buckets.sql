@@ -1,7 +1,7 @@
 -- What is in a bucket. Each function shows what clients may see: op ids up to
--- the head, of definitions in the rule set in force. They name the partition of
--- the definition, so that the planner sees that its primary key gives a bucket in
--- order.
+-- the head, of definitions in the rule set in force. They write the definition
+-- into the query, so that the planner sees one partition, whose primary key gives a
+-- bucket in order.
 
 CREATE OR REPLACE FUNCTION millrace.open_bucket(bucket text, as_of bigint,
   OUT id bigint, OUT definition integer, OUT op_id bigint, OUT served boolean, OUT last_op bigint, OUT ops bigint, OUT checksum integer)
@@ -36,7 +36,7 @@ BEGIN
   IF v.served THEN
     RETURN QUERY EXECUTE format($q$
       SELECT o.op_id, (ARRAY['PUT', 'REMOVE', 'MOVE', 'CLEAR'])[o.kind], o.type, o.row_id::text, o.subkey::text, o.checksum, o.data
-      FROM millrace.ops_%1$s o WHERE o.definition = %1$s AND o.bucket = $1 AND o.op_id > $2 AND o.op_id <= $3
+      FROM millrace.ops o WHERE o.definition = %1$s AND o.bucket = $1 AND o.op_id > $2 AND o.op_id <= $3
       ORDER BY o.op_id LIMIT $4 $q$, v.definition) USING v.id, ops_between.after, v.op_id, ops_between.lim;
   END IF;
 END $$;
@@ -56,10 +56,10 @@ BEGIN
     RETURN QUERY EXECUTE format($q$
       WITH newest AS MATERIALIZED (
         SELECT max(p.op_id) AS op_id, max(p.op_id) FILTER (WHERE p.kind = 1) AS put, max(p.op_id) FILTER (WHERE p.kind = 4) AS clear
-        FROM millrace.ops_%1$s p WHERE p.definition = %1$s AND p.bucket = $1 AND p.op_id <= $2
+        FROM millrace.ops p WHERE p.definition = %1$s AND p.bucket = $1 AND p.op_id <= $2
         GROUP BY p.type COLLATE "C", p.row_id, p.subkey)
       SELECT o.type, o.row_id::text, o.subkey::text, o.op_id, o.data
-      FROM newest n JOIN millrace.ops_%1$s o ON o.definition = %1$s AND o.bucket = $1 AND o.op_id = n.put
+      FROM newest n JOIN millrace.ops o ON o.definition = %1$s AND o.bucket = $1 AND o.op_id = n.put
       WHERE n.put = n.op_id AND n.put > coalesce((SELECT max(c.clear) FROM newest c), 0)
       ORDER BY o.type, o.row_id, o.subkey $q$, v.definition) USING v.id, v.op_id;
   END IF;
@@ -91,14 +91,14 @@ BEGIN
   END IF;
   EXECUTE format($q$
     SELECT count(*), coalesce(sum(o.checksum), 0), coalesce(bool_or(o.kind = 4), false)
-    FROM millrace.ops_%1$s o WHERE o.definition = %1$s AND o.bucket = $1 AND o.op_id > $2 $q$, v.definition)
+    FROM millrace.ops o WHERE o.definition = %1$s AND o.bucket = $1 AND o.op_id > $2 $q$, v.definition)
     INTO v_ops, v_sum, v_cleared USING v.id, v.op_id;
   ops := v.ops - v_ops;
   IF v_cleared THEN
     EXECUTE format($q$
       SELECT coalesce(sum(o.checksum) FILTER (WHERE o.op_id >= o.clear), 0) FROM (
         SELECT p.op_id, p.checksum, coalesce(max(p.op_id) FILTER (WHERE p.kind = 4) OVER (), 0) AS clear
-        FROM millrace.ops_%1$s p WHERE p.definition = %1$s AND p.bucket = $1 AND p.op_id <= $2) o $q$, v.definition)
+        FROM millrace.ops p WHERE p.definition = %1$s AND p.bucket = $1 AND p.op_id <= $2) o $q$, v.definition)
       INTO v_sum USING v.id, v.op_id;
     checksum := millrace.wrap32(v_sum);
   ELSE

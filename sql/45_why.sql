@@ -43,9 +43,9 @@ BEGIN
     SELECT s.definition AS id, d.name AS stream, d.wire_prefix || '#' || n.name AS wire, n.id AS bucket, u.type, u.row_id, u.since_op, t.last_op,
       CASE WHEN strpos(n.name, '[') > 0 THEN substr(n.name, strpos(n.name, '['))::jsonb ELSE '[]' END AS parameters
     FROM millrace.row_state s CROSS JOIN LATERAL millrace.row_outputs(s) u
-    JOIN millrace.bucket_names n ON n.id = u.bucket
+    CROSS JOIN LATERAL (SELECT b.id, b.name FROM millrace.bucket_names b WHERE b.id = u.bucket LIMIT 1) n
     JOIN millrace.definition_versions d ON d.id = s.definition
-    LEFT JOIN millrace.bucket_totals t ON t.bucket = n.id
+    LEFT JOIN LATERAL (SELECT b.last_op FROM millrace.bucket_totals b WHERE b.bucket = u.bucket LIMIT 1) t ON true
     WHERE s.definition = ANY (v_served) AND s.source_table = ANY (v_tables) AND s.row_key = why.row_id
     ORDER BY u.since_op
   LOOP

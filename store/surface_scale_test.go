@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -116,7 +117,12 @@ func TestSurfaceScans(t *testing.T) {
 // 5,000 rows that it read whole.
 func (x *world) scans(t *testing.T, sql string) (n int, tables []string) {
 	t.Helper()
-	tx, err := x.conn.Begin(t.Context())
+	// A session of its own: the counters of an older one may hold what its
+	// earlier transactions did.
+	conn, err := pgx.Connect(t.Context(), x.uri)
+	must(t, err)
+	defer conn.Close(context.Background())
+	tx, err := conn.Begin(t.Context())
 	must(t, err)
 	defer tx.Rollback(t.Context())
 	rows, err := tx.Query(t.Context(), sql)

@@ -153,7 +153,7 @@ func TestRights(t *testing.T) {
 	}
 	for _, sql := range []string{`TABLE millrace.status`, `TABLE millrace.replication`, `TABLE millrace.definitions`,
 		`SELECT id, definition, rows, ops, dead_ops, bytes, floor_op, compacted_at FROM millrace.bucket_bloat`, // without names
-		`SELECT relay, id, transport, buckets, sent_op, sending_op FROM millrace.sessions`} { // without users
+		`SELECT relay, id, transport, buckets, sent_op, sending_op FROM millrace.sessions`} {                   // without users
 		may("millrace_reader", sql, true)
 		may("pg_monitor", sql, true)
 	}
