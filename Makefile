@@ -11,7 +11,7 @@ PARALLEL ?= 2
 FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test bench bench-relay bench-sql bench-browser check fmt fuzz clean screenshots
+.PHONY: help build app demo test soak bench bench-relay bench-sql bench-browser check fmt fuzz clean screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 	@.ci/need postgres optional
 	@$(MAKE) --no-print-directory build
 	@exec bin/millrace dev $(ARGS)
+
+SOAK ?= 2h
+
+soak: go ## random workload of DML and DDL under a decoder that is killed, for SOAK=2h
+	MILLRACE_WORKLOAD_FOR=$(SOAK) go test -race -timeout 0 -count=1 -run TestRandomWorkload -v ./decoder
 
 test: go ## install what is missing and run every test, with the race detector
 	@.ci/need cc

@@ -67,6 +67,9 @@ func TestModel(t *testing.T) {
 		{name: "truncate", event: "truncate t; insert into t select g, 7, 'after', 'x' from generate_series(1, 4000, 3) g on conflict do nothing"},
 		{name: "vacuum full", event: "vacuum full t"},
 		{name: "cluster and crashes", event: "cluster t using t_pkey", crash: true},
+		{name: "alter type", event: "alter table t alter v type bigint"},
+		{name: "alter type and crashes", event: "alter table t alter v type bigint", crash: true},
+		{name: "out of the publication and back", event: "alter publication millrace drop table t; update t set v = v + 1 where id % 3 = 0; alter publication millrace add table t", crash: true},
 		{name: "bounded map", maxKeys: 200, big: true},
 		{name: "without the drop rule", without: dropRule},
 	} {

@@ -99,13 +99,18 @@ func storesParts(f *millrace.Flush) bool {
 }
 
 // queueSchemaChange notes a schema change, unless it is one that a person must
-// act upon and that is noted already.
+// act upon and that is noted already. A change that needs nobody ends those of
+// its object that did.
 func queueSchemaChange(b *pgx.Batch, c *millrace.SchemaChange, copies []*millrace.Copy, ids []millrace.CopyID) {
 	id := c.Copy
 	for i := range copies {
 		if copies[i] == c.CopyOf {
 			id = ids[i]
 		}
+	}
+	if c.Code == "" {
+		b.Queue(`UPDATE millrace.schema_events SET ended_at = clock_timestamp()
+			WHERE source = $1 AND object = $2 AND code <> '' AND ended_at IS NULL`, int16(c.Source), c.Object)
 	}
 	b.Queue(`
 		INSERT INTO millrace.schema_events (source, object, change, action, code, cure, copy)
