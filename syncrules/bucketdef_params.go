@@ -82,7 +82,7 @@ func (b *builder) eachParameters(c *bucketConfig, sel *selectStmt, src *source, 
 
 func (b *builder) tableParameters(c *bucketConfig, sel *selectStmt, src *source, p *parameterQuery, number int) {
 	if src.alias != nil {
-		src.alias.fatal("use the table's own name", "the table of a parameter query cannot have an alias")
+		src.span.fatal("use the table's own name", "the table of a parameter query cannot have an alias")
 		return
 	}
 	table := pattern(*src, false)

@@ -28,6 +28,7 @@ func TestVectors(t *testing.T) {
 	passed, failed := 0, 0
 	positions, positionsHit := 0, 0
 	deviations := map[string][]string{}
+	var failing []string
 	for _, file := range files {
 		for _, v := range readVectors(t, file) {
 			c := &vectorCheck{v: v}
@@ -42,6 +43,7 @@ func TestVectors(t *testing.T) {
 				continue
 			}
 			failed++
+			failing = append(failing, v.ID)
 			t.Errorf("%s (%s) %v\n%s\n  %s", v.ID, v.Name, v.Tags, v.Rules, strings.Join(c.problems, "\n  "))
 		}
 	}
@@ -49,6 +51,9 @@ func TestVectors(t *testing.T) {
 		if len(deviations[d]) > 0 {
 			t.Logf("deviation %q: %s", d, strings.Join(deviations[d], " "))
 		}
+	}
+	if failed > 0 {
+		t.Logf("failing: %s", strings.Join(failing, " "))
 	}
 	t.Logf("%d passed, %d failed; fatal positions %d of %d", passed, failed, positionsHit, positions)
 }
