@@ -321,17 +321,24 @@ func appendExactReal(b []byte, f float64) []byte {
 }
 
 // exactDecimal gives the digits of a positive real and the exponent of the
-// first: 17 digits, rounded from 18, or fewer where these end in a row of nines
-// or zeros and the fewer give the number again.
+// first: 17 digits, rounded from 18 or 19, or fewer where these end in a row of
+// nines or zeros and the fewer give the number again.
 func exactDecimal(b []byte, f float64) (digits []byte, exp int) {
+	// SQLite counts digits from the power of ten below the power of two below
+	// f, so that there is one more where f is beyond the next power of ten.
+	power := math.Ilogb(f) * 78913 >> 18
+	start := len(b)
 	b = strconv.AppendFloat(b, f, 'e', 17, 64) // d.dddde±dd
+	if e, err := strconv.Atoi(string(b[bytes.IndexByte(b, 'e')+1:])); err == nil && e > power {
+		b = strconv.AppendFloat(b[:start], f, 'e', 18, 64)
+	}
 	mark := bytes.IndexByte(b, 'e')
 	exp, err := strconv.Atoi(string(b[mark+1:]))
 	if err != nil {
 		return b[:1], 0
 	}
 	copy(b[1:], b[2:mark]) // without the point
-	z := b[:mark-1]
+	z := b[:mark-1]        // b starts empty
 	n := 14
 	switch {
 	case z[14] == '9' && z[15] == '9':
@@ -342,7 +349,7 @@ func exactDecimal(b []byte, f float64) (digits []byte, exp int) {
 		if roundTrips(short, exp+carry, f) {
 			return short, exp + carry
 		}
-	case exp+1 >= len(z) || z[13] == '0' && z[14] == '0' && z[15] == '0':
+	case z[13] == '0' && z[14] == '0' && z[15] == '0':
 		for n > 1 && z[n-1] == '0' {
 			n--
 		}

@@ -244,3 +244,29 @@ func TestTimesAgainstSQLite(t *testing.T) {
 		}
 	})
 }
+
+// TestExactRealText: the text of a real is SQLite's, for numbers of the size that
+// rows hold. Beyond, SQLite's own last digit is not always the nearest.
+func TestExactRealText(t *testing.T) {
+	db, err := sql.Open("sqlite", ":memory:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	rapid.Check(t, func(t *rapid.T) {
+		for range 100 {
+			f := float64(rapid.Int64Range(-1e15, 1e15).Draw(t, "n")) / rapid.SampledFrom([]float64{1, 3, 7, 10, 100, 1024, 1e4, 1e7, 1e10, 123456.789}).Draw(t, "divisor")
+			var want string
+			if err := db.QueryRow("SELECT CAST(?1 AS TEXT)", f).Scan(&want); err != nil {
+				t.Fatal(err)
+			}
+			if got := string(appendExactReal(nil, f)); got != want {
+				t.Fatalf("%g is %s, SQLite says %s", f, got, want)
+			}
+		}
+	})
+}
