@@ -120,7 +120,7 @@ func withRules(ctx context.Context, env *environment, f *rulesFlags, do func(con
 			return &coded{exitUnreachable, err}
 		}
 		s.uri, s.file = dev.SidecarURI, dev.Rules
-		s.sources = []config.Source{{Name: "main", URI: config.URI(dev.SourceURI)}}
+		s.sources = []config.Source{{Name: "main", Tags: []string{"main", "default"}, URI: config.URI(dev.SourceURI)}}
 	}
 	st, err := store.Open(ctx, s.uri, store.Options{})
 	if err != nil {
@@ -146,18 +146,18 @@ func (s *rulesSession) compile(args []string) (file string, content []byte, rule
 		return "", nil, nil, err
 	}
 	rules, diagnostics := syncrules.Compile(file, content)
-	if len(diagnostics) > 0 {
+	if diagnostics = append(diagnostics, rules.Warnings()...); len(diagnostics) > 0 {
 		fmt.Fprintln(s.env.stderr, rendered(diagnostics, content))
 	}
 	return file, content, rules, nil
 }
 
 func (s *rulesSession) diff(ctx context.Context, args []string) error {
-	_, content, rules, err := s.compile(args)
+	file, content, rules, err := s.compile(args)
 	if err != nil {
 		return err
 	}
-	d, _, err := s.compare(ctx, content, rules)
+	d, _, err := s.compare(ctx, file, content, rules)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (s *rulesSession) deploy(ctx context.Context, args []string, wait bool) err
 	if err != nil {
 		return err
 	}
-	d, deployed, err := s.compare(ctx, content, rules)
+	d, deployed, err := s.compare(ctx, file, content, rules)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/decoder/rulecheck"
 	"github.com/millrace/millrace/store"
 	"github.com/millrace/millrace/syncrules"
 )
@@ -56,14 +57,15 @@ type tableEstimate struct {
 }
 
 // compare finds out what a deploy of the rules would do now.
-func (s *rulesSession) compare(ctx context.Context, content []byte, rules *syncrules.Rules) (*rulesDiff, *store.DeployedRules, error) {
+// What the sources lack for them is printed as warnings.
+func (s *rulesSession) compare(ctx context.Context, file string, content []byte, rules *syncrules.Rules) (*rulesDiff, *store.DeployedRules, error) {
 	deployed, err := s.rules.Deployed(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	d, build := diffRules(rules.Definitions(), deployed)
 	if len(build) > 0 {
-		s.estimate(ctx, d, rules, build)
+		s.estimate(ctx, d, rulecheck.Rules{File: file, Text: content, Compiled: rules}, build)
 	}
 	return d, deployed, nil
 }
@@ -111,19 +113,18 @@ func diffRules(definitions []syncrules.Definition, deployed *store.DeployedRules
 
 // estimate asks the sources how many rows there are to copy. A source that
 // cannot be asked does not hinder a deploy.
-func (s *rulesSession) estimate(ctx context.Context, d *rulesDiff, rules *syncrules.Rules, build map[int]bool) {
+func (s *rulesSession) estimate(ctx context.Context, d *rulesDiff, rules rulecheck.Rules, build map[int]bool) {
 	var unknown []string
-	for i, source := range s.sources {
-		tags := []string{source.Name}
-		if i == 0 && source.Name != "default" {
-			tags = append(tags, "default")
-		}
-		tables, err := tablesToCopy(ctx, string(source.URI), tags, rules, build)
+	for _, source := range s.sources {
+		tables, err := readTables(ctx, string(source.URI))
 		if err != nil {
 			unknown = append(unknown, fmt.Sprintf("source %s cannot be asked: %s", source.Name, message(err)))
 			continue
 		}
-		for _, t := range tables {
+		if found := rulecheck.Source(rules, source.Tags, tables, rulecheck.Unpublished); len(found) > 0 {
+			fmt.Fprintln(s.env.stderr, rendered(found, rules.Text))
+		}
+		for _, t := range tablesToCopy(source.Tags, tables, rules.Compiled, build) {
 			t.Source = source.Name
 			if d.Tables = append(d.Tables, t); t.Rows < 0 {
 				unknown = append(unknown, t.Table+" has no statistics (ANALYZE makes them)")
@@ -137,22 +138,31 @@ func (s *rulesSession) estimate(ctx context.Context, d *rulesDiff, rules *syncru
 	}
 }
 
-// tablesToCopy lists the tables of a source that definitions to be built read.
-func tablesToCopy(ctx context.Context, uri string, tags []string, rules *syncrules.Rules, build map[int]bool) ([]tableEstimate, error) {
+// readTables reads the tables of a source: all of them, since a similar name
+// makes a hint.
+func readTables(ctx context.Context, uri string) ([]catalog.Table, error) {
 	server, err := catalog.Connect(ctx, catalog.Config{URI: uri, MaxConnections: 1})
 	if err != nil {
 		return nil, err
 	}
 	defer server.Close()
-	uses := func(schema, table string) bool {
-		return slices.ContainsFunc(tags, func(tag string) bool { return rules.Uses(tag, schema, table) })
-	}
-	tables, err := server.Tables(ctx, uses, nil)
+	tables, err := server.Tables(ctx, func(string, string) bool { return true }, server.Types())
 	if err != nil {
 		return nil, fmt.Errorf("look at the source's tables: %w", err)
 	}
+	return tables, nil
+}
+
+// tablesToCopy lists the tables that definitions to be built read.
+func tablesToCopy(tags []string, tables []catalog.Table, rules *syncrules.Rules, build map[int]bool) []tableEstimate {
+	uses := func(schema, table string) bool {
+		return slices.ContainsFunc(tags, func(tag string) bool { return rules.Uses(tag, schema, table) })
+	}
 	var list []tableEstimate
 	for _, t := range tables {
+		if t.Kind != 'r' {
+			continue // a partitioned table's rows are in its partitions
+		}
 		name := t.TableName
 		if t.Root.Name != "" && uses(t.Root.Schema, t.Root.Name) {
 			name = t.Root
@@ -169,7 +179,7 @@ func tablesToCopy(ctx context.Context, uri string, tags []string, rules *syncrul
 			list = append(list, tableEstimate{Table: t.TableName.String(), Rows: int64(math.Round(t.Rows))})
 		}
 	}
-	return list, nil
+	return list
 }
 
 // print writes the diff for people.
