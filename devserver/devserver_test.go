@@ -180,12 +180,12 @@ func TestDevFile(t *testing.T) {
 	if err := json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"url", "console_url", "source_uri", "sidecar_uri", "upload_url", "tokens", "pid"} {
+	for _, name := range []string{"url", "console_url", "source_uri", "sidecar_uri", "upload_url", "rules", "tokens", "pid"} {
 		if _, ok := got[name]; !ok {
 			t.Errorf("%s is missing in %s", name, b)
 		}
 	}
-	if len(got) != 7 {
+	if len(got) != 8 {
 		t.Errorf("%d fields in %s", len(got), b)
 	}
 	if fi, err := os.Stat(h.path(devFile)); err != nil || fi.Mode().Perm() != 0o600 {
