@@ -165,11 +165,11 @@ func (r *Reader) listenOnce(ctx context.Context, changed, connected func()) erro
 
 // poll asks for a new checkpoint where no notification comes.
 func (r *Reader) poll(ctx context.Context, changed func()) error {
-	var last int64
+	last, told := int64(-1), time.Time{}
 	for ctx.Err() == nil {
 		var seq int64
-		if err := r.reads.QueryRow(ctx, `SELECT seq FROM millrace.head`).Scan(&seq); err != nil || seq != last {
-			last = seq
+		if err := r.reads.QueryRow(ctx, `SELECT seq FROM millrace.head`).Scan(&seq); err != nil || seq != last || time.Since(told) >= time.Second {
+			last, told = seq, time.Now()
 			changed()
 		}
 		wait(ctx, r.opts.PollEvery)
