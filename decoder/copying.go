@@ -221,7 +221,7 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 // row can be in two chunks of pages only if the stream has told of a change of
 // it between them.
 func (c *copyRun) firstSight(key string) bool {
-	return c.table.saved.Identity.Unique() && c.seen.unknown(key)
+	return c.table.unique() && c.seen.unknown(key)
 }
 
 // chunkPlan binds the chunk's columns: for the definitions being built, and if

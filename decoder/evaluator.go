@@ -133,7 +133,7 @@ func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {
 	}
 	c := p.upsert(b, key, p.cells)
 	// A copy may have read the row already.
-	c.New = len(p.targets) == 1 && len(p.table.copies) == 0 && p.table.saved.Identity.Unique()
+	c.New = len(p.targets) == 1 && len(p.table.copies) == 0 && p.table.unique()
 	e.keepWide(p, b, c, key)
 	p.complete(key)
 	return nil

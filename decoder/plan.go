@@ -31,6 +31,7 @@ type tablePlan struct {
 	table   *tableState
 	columns []planColumn
 	key     []int // the row key's columns, in attribute order
+	keyless bool  // the row key is made of all columns
 	// targets are the definitions that are fed: those whose content the table's
 	// shadow will replace, and the others. Empty if none reads the table.
 	targets []*target
@@ -49,6 +50,7 @@ type tablePlan struct {
 func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types pgvalue.Types, want func(millrace.DefinitionID) bool) (*tablePlan, error) {
 	p := &tablePlan{
 		table:   t,
+		keyless: len(t.saved.KeyColumns) == 0,
 		columns: columns,
 		bounded: t.bounded,
 		base:    pgvalue.TupleOverhead(len(columns)),
@@ -63,7 +65,7 @@ func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types
 		c.long = pgvalue.Toastable(c.typ, 'x')
 		if !c.long {
 			p.base += c.bound.Of(0)
-		} else if t.saved.Identity != millrace.IdentityFull {
+		} else if t.saved.Identity != millrace.IdentityFull && !p.keyless {
 			p.wide = true
 		}
 	}
@@ -93,6 +95,9 @@ func (c *planColumn) canMove(n int) bool { return c.long && c.bound.Of(n) > inli
 // rowKey makes the key of a row whose key columns are known, in the batch's
 // arena.
 func (p *tablePlan) rowKey(a *arena, cells []cell) (string, error) {
+	if p.keyless {
+		return p.contentKey(cells)
+	}
 	size := 2
 	for _, i := range p.key {
 		if !cells[i].known || cells[i].null {

@@ -54,7 +54,8 @@ func compareTable(saved *millrace.SourceTable, f *catalog.Table, reads func([]pl
 	case saved.Filter != f.Filter:
 		return fmt.Sprintf("the publication's row filter is %q and was %q", f.Filter, saved.Filter), true
 	}
-	return compareColumns(saved.Columns, f.Columns, reads)
+	what, again = compareColumns(saved.Columns, f.Columns, reads)
+	return what, again || what != "" && len(saved.KeyColumns) == 0 // the columns are the key
 }
 
 func orNothing(columns []string) string {

@@ -212,12 +212,15 @@ func TestTableGoesWhileCopied(t *testing.T) {
 
 // Tables that cannot be synced are shown; the others go on.
 func TestUnusableTables(t *testing.T) {
-	rules := wideRules + "  more:\n    data:\n      - SELECT id, v FROM keyless\n"
-	f := newFixture(t, pgtest.Shared(t), rules, append(wideTable("default"), "create table keyless(id int, v int)", "insert into keyless values (1, 1)")...)
+	rules := wideRules + "  more:\n    data:\n      - SELECT id, v FROM unlogged\n"
+	f := newFixture(t, pgtest.Shared(t), rules, append(wideTable("default"), "create unlogged table unlogged(id int primary key, v int)", "insert into unlogged values (1, 1)")...)
+	f.config.look = 300 * time.Millisecond
 	f.start()
 	f.settled()
-	f.exec("insert into keyless values (2, 2); update t set v = 1")
+	f.exec("insert into unlogged values (2, 2); update t set v = 1")
 	f.settled()
 	f.contentEquals("bucket:all", wideQuery)
-	f.reports("MR1017")
+	f.reports("MR1019")
+	f.exec("alter table unlogged set logged")
+	f.follows("bucket:more", rows("more", "unlogged"))
 }

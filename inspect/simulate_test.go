@@ -262,7 +262,7 @@ streams:
 
 func TestSimulateProblems(t *testing.T) {
 	d := newDatabase(t, `
-		CREATE TABLE keyless (id int);
+		CREATE UNLOGGED TABLE unlogged (id int);
 		CREATE TABLE docs (id text PRIMARY KEY, owner text, body text);
 		INSERT INTO docs VALUES ('1', 'u', '{"a":1}'), ('2', 'u', 'no json'), ('3', 'u', 'neither');
 		CREATE TABLE other (key int PRIMARY KEY, name text);
@@ -270,7 +270,7 @@ func TestSimulateProblems(t *testing.T) {
 	const rules = `
 config: {edition: 3}
 streams:
-  a: {auto_subscribe: true, query: "SELECT id FROM keyless"}
+  a: {auto_subscribe: true, query: "SELECT id FROM unlogged"}
   b: {auto_subscribe: true, query: "SELECT id, body ->> 'a' AS a FROM docs WHERE owner = auth.user_id()"}
   c: {auto_subscribe: true, query: "SELECT name AS id, key FROM other"}
   d: {auto_subscribe: true, query: "SELECT * FROM missing"}
@@ -279,7 +279,7 @@ streams:
 	c := d.config(rules, `{"sub":"u","ids":"[1"}`)
 	c.MaxBuckets = 2
 	s := simulate(t, c)
-	s.mustHaveProblem(t, "public.keyless: MR1017")
+	s.mustHaveProblem(t, "public.unlogged: MR1019")
 	s.mustHaveProblem(t, "public.missing: the source has no such table (line 7 of the rules)")
 	if p := s.mustHaveProblem(t, "public.docs in b|0"); p.Rows != 2 || p.Row != "2" {
 		t.Errorf("%+v", p)

@@ -72,20 +72,26 @@ func (t *Table) judgeKey(r *tableRow, add func(code string, level Level, message
 	if len(t.Key) > 0 {
 		return
 	}
-	const noKey = "without a key its rows cannot be told apart"
+	// PostgreSQL refuses UPDATE and DELETE on all but FULL tables.
+	const (
+		byValues = "its rows are told apart by all their values"
+		refused  = byValues + ", and PostgreSQL refuses UPDATE and DELETE on it while it is published"
+	)
 	alter := "ALTER TABLE " + t.SQL()
 	switch {
+	case t.Identity == millrace.IdentityFull && len(r.keys) == 0:
+		add("MR1017", Warn, "there is no primary key: "+byValues+". Clients get one of several equal rows, and lose it when one of them is deleted", alter+" ADD PRIMARY KEY (…);")
 	case t.Identity == millrace.IdentityNothing:
-		add("MR1017", FatalTable, "the replica identity is NOTHING: "+noKey, alter+" REPLICA IDENTITY DEFAULT; (with a primary key)")
+		add("MR1017", Warn, "the replica identity is NOTHING: "+refused, alter+" REPLICA IDENTITY DEFAULT; (with a primary key)")
 	case r.deferrable:
-		add("MR1018", FatalTable, "the primary key is deferrable, which Postgres does not take as replica identity",
+		add("MR1018", Warn, "the primary key is deferrable, which PostgreSQL does not take as replica identity: "+refused,
 			"make the primary key NOT DEFERRABLE")
 	case len(r.keys) > 0:
-		add("MR1017", FatalTable, "a column of the key is not published: "+noKey, "add it to the publication's column list")
+		add("MR1017", FatalTable, "a column of the key is not published: without a key its rows cannot be told apart", "add it to the publication's column list")
 	case t.Identity == millrace.IdentityIndex:
-		add("MR1017", FatalTable, "the index of the replica identity is gone: "+noKey, alter+" REPLICA IDENTITY DEFAULT; (with a primary key)")
+		add("MR1017", Warn, "the index of the replica identity is gone: "+refused, alter+" REPLICA IDENTITY DEFAULT; (with a primary key)")
 	default:
-		add("MR1017", FatalTable, "there is no primary key: "+noKey, alter+" ADD PRIMARY KEY (…);")
+		add("MR1017", Warn, "there is no primary key: "+refused, alter+" ADD PRIMARY KEY (…);")
 	}
 }
 

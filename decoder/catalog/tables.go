@@ -41,7 +41,7 @@ type Table struct {
 
 	Identity millrace.Identity
 	// Key are the columns of the row key in attribute order, as positions in
-	// Columns; nil if there is no usable key.
+	// Columns; nil if there is none, so that rows are told apart by all columns.
 	Key []int
 	// Columns are the published columns in attribute order. For a table that
 	// is not published they are all but the generated ones.
