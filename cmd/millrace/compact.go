@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,14 +48,12 @@ servers. millrace.bucket_bloat shows what there is to gain.`,
 			}
 			opts := compactionOptions(cfg)
 			opts.Bucket = bucket
-			show := newProgressLine(env.stderr)
-			if !asJSON {
-				opts.Progress = func(r store.CompactionReport) {
-					show.update(fmt.Sprintf("%d buckets compacted, %d ops deleted, %d emptied", r.Done, r.Deleted, r.Emptied))
-				}
+			bar := newProgress(env.stderr)
+			opts.Progress = func(r store.CompactionReport) {
+				bar.report(fmt.Sprintf("%d buckets compacted, %d ops deleted, %d emptied", r.Done, r.Deleted, r.Emptied), 0, 0)
 			}
-			report, err := st.CompactNow(ctx, opts)
-			show.end()
+			var report store.CompactionReport
+			err = bar.during(func() (err error) { report, err = st.CompactNow(ctx, opts); return err })
 			if err != nil {
 				return err
 			}
@@ -105,41 +102,4 @@ func sidecarConfig(file, data string) (*config.Config, error) {
 	cfg := config.Default()
 	cfg.Sidecar.URI = config.URI(uri)
 	return &cfg, nil
-}
-
-// progressLine shows progress: on a terminal in one line that changes,
-// elsewhere as a line every five seconds.
-type progressLine struct {
-	w        io.Writer
-	terminal bool
-	shown    time.Time
-	open     bool
-}
-
-const progressEvery = 5 * time.Second
-
-func newProgressLine(w io.Writer) *progressLine {
-	p := &progressLine{w: w, shown: time.Now()}
-	if f, ok := w.(*os.File); ok {
-		info, err := f.Stat()
-		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
-	}
-	return p
-}
-
-func (p *progressLine) update(text string) {
-	switch {
-	case p.terminal:
-		fmt.Fprintf(p.w, "\r\x1b[K%s", text)
-		p.open = true
-	case time.Since(p.shown) >= progressEvery:
-		p.shown = time.Now()
-		fmt.Fprintln(p.w, text)
-	}
-}
-
-func (p *progressLine) end() {
-	if p.open {
-		fmt.Fprintln(p.w)
-	}
 }

@@ -12,7 +12,6 @@ import (
 
 const (
 	rulesPoll     = 200 * time.Millisecond
-	rulesShow     = 5 * time.Second  // between lines of progress, where there is no terminal
 	decoderSilent = 15 * time.Second // without a sign of life nobody decodes
 )
 
@@ -58,9 +57,18 @@ func (s *rulesSession) request(ctx context.Context, q millrace.RuleRequest, d *r
 }
 
 // await waits until what was asked for is in force, or never will be.
-func (s *rulesSession) await(ctx context.Context, id int64) (store.RequestProgress, error) {
-	show := &rulesProgress{session: s, terminal: isTerminal(s.env.stderr)}
-	defer show.end()
+func (s *rulesSession) await(ctx context.Context, id int64) (p store.RequestProgress, err error) {
+	bar := newProgress(s.env.stderr)
+	err = bar.during(func() error {
+		p, err = s.follow(ctx, id, func(text string) { bar.report(text, 0, 0) })
+		return err
+	})
+	return p, err
+}
+
+// follow looks at a request until what was asked for is in force, or never will
+// be.
+func (s *rulesSession) follow(ctx context.Context, id int64, show func(string)) (store.RequestProgress, error) {
 	for {
 		p, err := s.rules.Progress(ctx, id)
 		if ctx.Err() != nil {
@@ -79,7 +87,7 @@ func (s *rulesSession) await(ctx context.Context, id int64) (store.RequestProgre
 		case p.State == "done" && p.SetState != millrace.RuleSetBuilding:
 			return p, nil // in force, or replaced by a later one already
 		}
-		show.show(describeProgress(p))
+		show(describeProgress(p))
 		pause(ctx, rulesPoll)
 	}
 }
@@ -100,35 +108,6 @@ func describeProgress(p store.RequestProgress) string {
 		text += "; " + p.Errors
 	}
 	return text
-}
-
-// rulesProgress shows progress on the terminal's last line, elsewhere as a line
-// now and then.
-type rulesProgress struct {
-	session  *rulesSession
-	terminal bool
-	shown    string
-	at       time.Time
-}
-
-func (p *rulesProgress) show(text string) {
-	now := time.Now()
-	switch {
-	case p.terminal && text != p.shown:
-		fmt.Fprintf(p.session.env.stderr, "\r\x1b[K%s", text)
-		p.shown = text
-	case !p.terminal && p.at.IsZero():
-		p.at = now // what is over soon says nothing
-	case !p.terminal && now.Sub(p.at) >= rulesShow:
-		fmt.Fprintln(p.session.env.stderr, text)
-		p.at = now
-	}
-}
-
-func (p *rulesProgress) end() {
-	if p.shown != "" {
-		fmt.Fprint(p.session.env.stderr, "\r\x1b[K")
-	}
 }
 
 func capitalised(text string) string {
