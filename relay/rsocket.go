@@ -70,31 +70,33 @@ func invalid(code rsocket.Code, format string, args ...any) error {
 	return refusal{code: code, why: ending{code: protocol.CodeInvalid, text: fmt.Sprintf(format, args...)}}
 }
 
-// serve runs the connection from its setup to its end.
+// serve opens the session, and leaves it to two that need little memory: the
+// session's worker, and a goroutine that reads, whose stack never grew.
 func (c *rsConn) serve(ctx context.Context) {
-	defer c.done()
 	s, ctx, leave, err := c.open(ctx)
 	c.relay.opening.Add(-1)
 	if err != nil {
 		c.end(ctx, err)
+		c.done()
 		return
 	}
-	defer leave()
-	ctx, cancel := context.WithCancel(ctx)
-	c.group.Go(func() {
-		defer close(c.gone)
-		if err := c.read(ctx); err != nil {
-			s.finish(c.asEnding(err))
-		}
-	})
 	s.join()
-	err = s.run(ctx, c)
-	if e := (ending{}); !errors.As(err, &e) {
-		err = errGone // nothing can be told
-	}
-	c.end(ctx, err)
-	cancel()
-	c.group.Wait()
+	ended := make(chan struct{})
+	s.start(ctx, c, func(err error) {
+		defer close(ended)
+		if e := (ending{}); !errors.As(err, &e) {
+			err = errGone // nothing can be told
+		}
+		c.end(ctx, err)
+	})
+	go func() {
+		s.finish(c.asEnding(c.read(ctx)))
+		close(c.gone)
+		<-ended
+		leave()
+		c.group.Wait()
+		c.done()
+	}()
 }
 
 // asEnding keeps what a refusal says beside the reason.
