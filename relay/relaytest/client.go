@@ -163,7 +163,7 @@ func jsonLines(r io.Reader) func() (protocol.Line, error) {
 		}
 		l, err := protocol.DecodeLine(sc.Bytes())
 		if err != nil {
-			err = fmt.Errorf("%w in %s", err, sc.Bytes())
+			err = fmt.Errorf("%w in %.200s", err, sc.Bytes())
 		}
 		return l, err
 	}
@@ -185,7 +185,7 @@ func bsonLines(r io.Reader) func() (protocol.Line, error) {
 		}
 		l, err := protocol.DecodeLineBSON(doc)
 		if err != nil {
-			err = fmt.Errorf("%w in %q", err, doc)
+			err = fmt.Errorf("%w in %.200q", err, doc)
 		}
 		return l, err
 	}
