@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/sinktest"
 	"github.com/millrace/millrace/internal/pgtest"
 )
@@ -323,4 +324,32 @@ func TestTornTransactionIsTakenAgain(t *testing.T) {
 		return nil
 	})
 	s.converges()
+}
+
+// Definitions whose rows come from several sources are those whose ids are
+// counted.
+func TestSharedDefinitions(t *testing.T) {
+	rules, _, err := compileRules("rules", `
+bucket_definitions:
+  both:
+    parameters: SELECT id AS t FROM teams WHERE owner = request.user_id()
+    data:
+      - SELECT id FROM t WHERE team = bucket.t
+  one:
+    data:
+      - SELECT id FROM "s1.public".t
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := &ruleset{rules: rules}
+	for i := range rules.Definitions() {
+		set.ids = append(set.ids, millrace.DefinitionID(i+10))
+	}
+	got := sharedDefinitions(&feed{sets: []*ruleset{set, set}}, []*source{
+		{origin: origin{tags: []string{"s0", "default"}}}, {origin: origin{tags: []string{"s1", "default"}}},
+	})
+	if len(got) != 1 || rules.Definitions()[got[0]-10].Key != "bucket:both" {
+		t.Errorf("definitions %v of %+v", got, rules.Definitions())
+	}
 }

@@ -3,6 +3,7 @@
 
 ALTER TABLE millrace.sources DROP COLUMN plain_ids, DROP COLUMN was, DROP COLUMN lost_at, DROP COLUMN lost_reason;
 ALTER TABLE millrace.definition_versions DROP COLUMN without;
+DROP TABLE millrace.shared_ids;
 ALTER TABLE millrace.source_reports DROP COLUMN restart_at, DROP COLUMN safe_wal, DROP COLUMN wal_rate, DROP COLUMN findings;
 ALTER TABLE millrace.head DROP COLUMN renewed;
 

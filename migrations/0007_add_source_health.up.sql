@@ -30,4 +30,16 @@ COMMENT ON COLUMN millrace.source_reports.safe_wal IS 'Bytes of WAL that may be 
 COMMENT ON COLUMN millrace.source_reports.wal_rate IS 'Bytes of WAL the source writes in an hour, at the rate of the last hour; null if unknown.';
 COMMENT ON COLUMN millrace.source_reports.findings IS 'What stops nothing but should be looked after, each with its code and cure.';
 
+CREATE TABLE millrace.shared_ids (
+  definition integer PRIMARY KEY,
+  ids bigint NOT NULL CHECK (ids > 0),
+  example text NOT NULL,
+  counted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE millrace.shared_ids IS 'Rows of clients that come from more than one source at once, and so replace each other. Counted every ten minutes where several sources are read by one definition; definitions without any are not here.';
+COMMENT ON COLUMN millrace.shared_ids.definition IS 'The bucket definition.';
+COMMENT ON COLUMN millrace.shared_ids.ids IS 'How many ids, counted in each bucket.';
+COMMENT ON COLUMN millrace.shared_ids.example IS 'One of them: bucket, output table and id.';
+COMMENT ON COLUMN millrace.shared_ids.counted_at IS 'When it was counted.';
+
 COMMENT ON SCHEMA millrace IS 'Millrace sidecar: history of the sources and a window on it. At migration 7.';

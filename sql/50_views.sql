@@ -43,7 +43,8 @@ SELECT
   (SELECT count(*) FROM millrace.row_errors) AS row_errors,
   (SELECT max(clock_timestamp() - a.xact_start) FROM pg_stat_activity a
     WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()) AS oldest_snapshot,
-  (SELECT coalesce(sum(r.connections), 0)::bigint FROM millrace.relay_reports r WHERE r.at > clock_timestamp() - interval '1 minute') AS sessions
+  (SELECT coalesce(sum(r.connections), 0)::bigint FROM millrace.relay_reports r WHERE r.at > clock_timestamp() - interval '1 minute') AS sessions,
+  (SELECT coalesce(sum(i.ids), 0)::bigint FROM millrace.shared_ids i) AS shared_ids
 FROM millrace.head h
 CROSS JOIN millrace.leader l
 LEFT JOIN (
@@ -53,6 +54,7 @@ LEFT JOIN (
   WHERE r.id = (SELECT max(m.id) FROM millrace.rule_sets m WHERE m.state = 'building')
   GROUP BY r.id) b ON true;
 COMMENT ON VIEW millrace.status IS 'One row: where the sidecar stands.';
+COMMENT ON COLUMN millrace.status.shared_ids IS 'Ids that rows of several sources have in one bucket, so that they replace each other on clients; see millrace.shared_ids. Counted every ten minutes.';
 COMMENT ON COLUMN millrace.status.rule_set IS 'The active rule set; null before the first is built.';
 COMMENT ON COLUMN millrace.status.op_id IS 'Op id of the newest checkpoint.';
 COMMENT ON COLUMN millrace.status.seq IS 'Number of the newest checkpoint.';

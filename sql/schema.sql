@@ -591,6 +591,19 @@ TABLE millrace.shadow_rows WITH (autovacuum_vacuum_scale_factor=0.05)
   CREATE INDEX shadow_rows_row ON millrace.shadow_rows USING btree (copy, row_key)
     -- The outputs of a row.
 
+TABLE millrace.shared_ids
+  -- Rows of clients that come from more than one source at once, and so replace each other. Counted every ten minutes where several sources are read by one definition; definitions without any are not here.
+  definition integer NOT NULL
+    -- The bucket definition.
+  ids bigint NOT NULL
+    -- How many ids, counted in each bucket.
+  example text NOT NULL
+    -- One of them: bucket, output table and id.
+  counted_at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+    -- When it was counted.
+  CONSTRAINT shared_ids_ids_check CHECK ((ids > 0))
+  CONSTRAINT shared_ids_pkey PRIMARY KEY (definition)
+
 TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)
   -- The present condition of each source as its reader last described it. For people: nothing depends on it.
   source smallint NOT NULL
@@ -1126,6 +1139,8 @@ VIEW millrace.status
     -- Age of the oldest open transaction with a snapshot in this database, as far as you may see: it keeps dead rows from being removed.
   sessions bigint
     -- Connected clients, as relays that live last reported.
+  shared_ids bigint
+    -- Ids that rows of several sources have in one bucket, so that they replace each other on clients; see millrace.shared_ids. Counted every ten minutes.
 
 VIEW millrace.unsynced_rows
   -- Rows of the sources that are not synced, and why: text that is not UTF-8, data above the size limit, an expression that fails. An update cures them.
