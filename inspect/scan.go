@@ -146,7 +146,7 @@ func (s *scanner) bind(c *SimulationConfig, src *SimulationSource, found *catalo
 	}
 	options := valueOptions(c.Rules.Options())
 	for _, tag := range src.Tags {
-		plan := c.Rules.Bind(syncrules.Table{Tag: tag, Schema: rule.Schema, Name: rule.Name, Columns: names})
+		plan := c.Rules.Bind(syncrules.Table{Tag: tag, Source: src.Name, Schema: rule.Schema, Name: rule.Name, Columns: names})
 		if plan == nil {
 			continue
 		}

@@ -349,3 +349,23 @@ func TestSimulateMemory(t *testing.T) {
 		t.Errorf("the heap grew from %d to %d bytes, in %d reports", before, peak, calls)
 	}
 }
+
+// The name of a row's source is known to a simulation as it is to the decoder.
+func TestSimulateSourceName(t *testing.T) {
+	d := newDatabase(t, "create table t(id text primary key); insert into t values ('1'), ('2')")
+	s := simulate(t, d.config(`
+bucket_definitions:
+  mine:
+    data:
+      - SELECT _source_name || '.' || id AS id FROM t WHERE _source_name = 'main'
+  other:
+    data:
+      - SELECT id FROM t AS never WHERE _source_name = 'elsewhere'
+`, `{"sub":"u"}`))
+	if got := s.table("t").Rows; got != 2 {
+		t.Errorf("%d rows, want 2", got)
+	}
+	if got := s.table("never").Rows; got != 0 {
+		t.Errorf("%d rows of another source", got)
+	}
+}
