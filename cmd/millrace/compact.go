@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -58,9 +57,7 @@ servers. millrace.bucket_bloat shows what there is to gain.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(env.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(report)
+				return printJSON(env.stdout, report)
 			}
 			writeCompaction(env.stdout, report, opts.Horizon)
 			return nil

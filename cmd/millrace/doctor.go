@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -58,9 +57,7 @@ Exit code 1 if anything is fatal, 3 if something cannot be reached.`,
 			}
 			found = append(broken, found...)
 			if asJSON {
-				enc := json.NewEncoder(env.stdout)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(found)
+				err = printJSON(env.stdout, found)
 			} else {
 				err = writeFindings(env, found)
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,10 +69,7 @@ func (f *explainFlags) print(out io.Writer, v any, write func(io.Writer) error) 
 	if !f.asJSON {
 		return write(out)
 	}
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return printJSON(out, v)
 }
 
 func newExplainRow(env *environment) *cobra.Command {

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -172,4 +173,12 @@ func versionText() string {
 		}
 	}
 	return "millrace " + v
+}
+
+// printJSON writes what --json asks for.
+func printJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false) // it is for programs, not for pages
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }

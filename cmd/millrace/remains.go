@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -18,10 +17,7 @@ func newRemains(env *environment) *cobra.Command {
 	)
 	show := func(r *inspect.Remains) error {
 		if asJSON {
-			enc := json.NewEncoder(env.stdout)
-			enc.SetEscapeHTML(false)
-			enc.SetIndent("", "  ")
-			if err := enc.Encode(r); err != nil {
+			if err := printJSON(env.stdout, r); err != nil {
 				return err
 			}
 		} else if err := writeRemains(env.stdout, r); err != nil {

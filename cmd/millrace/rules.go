@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -162,7 +161,7 @@ func (s *rulesSession) diff(ctx context.Context, args []string) error {
 		return err
 	}
 	if s.asJSON {
-		return s.printJSON(d)
+		return printJSON(s.env.stdout, d)
 	}
 	return d.print(s.env.stdout)
 }
@@ -178,7 +177,7 @@ func (s *rulesSession) deploy(ctx context.Context, args []string, wait bool) err
 	}
 	if a := deployed.Active; a != nil && deployed.Building == nil && syncrules.SameContent([]byte(a.Content), content) {
 		if s.asJSON {
-			return s.printJSON(deployResult{RuleSet: a.ID, State: a.State, Message: "nothing to do", Diff: d})
+			return printJSON(s.env.stdout, deployResult{RuleSet: a.ID, State: a.State, Message: "nothing to do", Diff: d})
 		}
 		_, err := fmt.Fprintf(s.env.stdout, "Rule set %d has this content and is in force: nothing to do.\n", a.ID)
 		return err
@@ -189,12 +188,6 @@ func (s *rulesSession) deploy(ctx context.Context, args []string, wait bool) err
 		}
 	}
 	return s.request(ctx, millrace.RuleRequest{Kind: millrace.RequestDeploy, Content: string(content), File: file}, d, wait)
-}
-
-func (s *rulesSession) printJSON(v any) error {
-	enc := json.NewEncoder(s.env.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }
 
 // shownSets is how many rule sets `rules status` lists, besides those that are
@@ -223,7 +216,7 @@ func (s *rulesSession) status(ctx context.Context) error {
 	}
 	pending := requests.where("state", "pending")
 	if s.asJSON {
-		return s.printJSON(map[string]any{"rule_sets": sets.objects(), "definitions": definitions.objects(), "pending_requests": pending.objects()})
+		return printJSON(s.env.stdout, map[string]any{"rule_sets": sets.objects(), "definitions": definitions.objects(), "pending_requests": pending.objects()})
 	}
 	w := tabwriter.NewWriter(s.env.stdout, 0, 0, 2, ' ', 0)
 	if len(sets.rows) == 0 {

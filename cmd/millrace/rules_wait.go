@@ -37,7 +37,7 @@ func (s *rulesSession) request(ctx context.Context, q millrace.RuleRequest, d *r
 	result := deployResult{Request: id, Message: "requested", Diff: d}
 	if !wait {
 		if s.asJSON {
-			return s.printJSON(result)
+			return printJSON(s.env.stdout, result)
 		}
 		_, err := fmt.Fprintf(s.env.stdout, "Requested, as number %d. `millrace rules status` shows how far it is.\n", id)
 		return err
@@ -49,7 +49,7 @@ func (s *rulesSession) request(ctx context.Context, q millrace.RuleRequest, d *r
 	result.RuleSet, result.State, result.Message, result.Rows = p.RuleSet, p.SetState, p.Message, p.Rows
 	result.Seconds = time.Since(began).Seconds()
 	if s.asJSON {
-		return s.printJSON(result)
+		return printJSON(s.env.stdout, result)
 	}
 	_, err = fmt.Fprintf(s.env.stdout, "%s. Rule set %d is in force (%s rows copied, %s).\n",
 		capitalised(p.Message), p.RuleSet, grouped(p.Rows), time.Since(began).Round(time.Millisecond))

@@ -73,10 +73,7 @@ development servers. Exit code 1 if something would keep rows from the user.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(env.stdout)
-				enc.SetEscapeHTML(false)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(s)
+				err = printJSON(env.stdout, s)
 			} else {
 				err = writeSimulation(env.stdout, s)
 			}

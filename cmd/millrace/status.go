@@ -48,9 +48,7 @@ func newStatus(env *environment) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(env.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(map[string]any{"status": status.objects(), "replication": replication.objects()})
+				return printJSON(env.stdout, map[string]any{"status": status.objects(), "replication": replication.objects()})
 			}
 			w := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
 			status.write(w, "")

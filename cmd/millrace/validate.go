@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -158,7 +157,5 @@ func diagnosticsJSON(diagnostics syncrules.Diagnostics) []diagnosticJSON {
 }
 
 func writeDiagnosticsJSON(env *environment, diagnostics syncrules.Diagnostics) error {
-	enc := json.NewEncoder(env.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(diagnosticsJSON(diagnostics))
+	return printJSON(env.stdout, diagnosticsJSON(diagnostics))
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -58,10 +57,7 @@ Exit code 1 if a bucket differs.`,
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(env.stdout)
-				enc.SetEscapeHTML(false)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(v)
+				err = printJSON(env.stdout, v)
 			} else {
 				err = writeVerification(env.stdout, v)
 			}
