@@ -12,6 +12,9 @@ import type { Store } from "../store/store.js";
 const BATCH_OPS = 4_000;
 const BATCH_CHARS = 4 << 20;
 
+/** From so many ops to come on, the store is told of a bulk. */
+const BULK_OPS = 10_000;
+
 export type StorageAction = Begin | Complete | { readonly type: "DropBuckets"; readonly names: readonly string[] };
 
 /**
@@ -87,6 +90,7 @@ export class Applier {
     switch (action.type) {
       case "Begin":
         this.progress = begin(this.store, action.whole, action.updated, action.removed);
+        if (this.progress.total - this.progress.downloaded >= BULK_OPS) this.store.bulk(true);
         return null;
       case "DropBuckets":
         dropBad(this.store, action.names);
@@ -94,6 +98,7 @@ export class Applier {
       case "Complete": {
         const { bad, published } = complete(this.store, action);
         const first = bad[0];
+        if (first === undefined && action.full) this.store.bulk(false);
         if (first === undefined) return { type: "Applied", attempt, opId: action.opId, full: action.full, published };
         const error = new BadBucketError(first, `the sum of its checksums differs from the server's at checkpoint ${action.opId}`);
         return { type: "Corrupt", attempt, buckets: bad, error };

@@ -66,12 +66,15 @@ type Job =
   | { readonly type: "consumed"; readonly stream: SyncStream; readonly bytes: number }
   /** Nothing has come for a while. */
   | { readonly type: "paused" }
+  | { readonly type: "idle" }
   | { readonly type: "woken" };
 
 /** After so many milliseconds of work, messages that wait are let in. */
 const SLICE = 12;
 /** After so many milliseconds without anything new, what was collected is stored though it is little. */
 const PAUSE = 100;
+/** After so many, the log of a bulk is tidied up. */
+const IDLE = 500;
 
 /**
  * Runs the two state machines of one connection: a loop steps them and does all
@@ -164,9 +167,11 @@ export class Engine {
       if (job === undefined) {
         // What was collected of a stream is stored once the stream pauses: large transactions are quicker.
         const paused = this.apply.empty ? undefined : setTimeout(() => this.post({ type: "paused" }), PAUSE);
+        const idle = this.host.store.untidy ? setTimeout(() => this.post({ type: "idle" }), IDLE) : undefined;
         await new Promise<void>((resolve) => (this.wakeLoop = resolve));
         this.wakeLoop = null;
         clearTimeout(paused);
+        clearTimeout(idle);
         since = performance.now();
         continue;
       }
@@ -201,6 +206,8 @@ export class Engine {
         return this.line(job.attempt, job.text);
       case "consumed":
         return job.stream.consumed(job.bytes);
+      case "idle":
+        return this.host.store.tidy();
       case "paused":
         return this.answer(this.apply.flush(this.down.attempt));
       case "woken":
@@ -214,6 +221,7 @@ export class Engine {
     this.apply.flush(this.down.attempt);
     this.step({ type: "Disconnect" });
     this.stepUp({ type: "Stop" });
+    this.host.store.bulk(false);
     clearTimeout(this.downTimer);
     clearTimeout(this.upTimer);
     clearTimeout(this.probeTimer);

@@ -1,5 +1,6 @@
 import type { Sqlite3Static } from "@sqlite.org/sqlite-wasm";
 import { Connection } from "../sqlite/connection.js";
+import { LOG_PAGES } from "../store/store.js";
 import { folder } from "./meeting.js";
 
 /**
@@ -15,7 +16,7 @@ PRAGMA synchronous = normal;
 PRAGMA cache_size = -51200;
 PRAGMA temp_store = memory;
 PRAGMA recursive_triggers = 0;
-PRAGMA wal_autocheckpoint = 2000;
+PRAGMA wal_autocheckpoint = ${LOG_PAGES};
 `;
 
 /** How long files may still be held by an owner that is going. Milliseconds. */

@@ -2,6 +2,10 @@ import type { Connection, Value } from "../sqlite/connection.js";
 import type { OpId } from "../protocol/lines.js";
 import { createLocal, createRows, FORMAT, INTERNAL_TABLES, localName } from "./layout.js";
 
+/** How long the log grows, in pages of 8 KiB, before it is copied into the database; and while much is written. */
+export const LOG_PAGES = 2_000;
+const BULK_LOG_PAGES = 8_000;
+
 /** The cached row of a live bucket. */
 export interface StoredBucket {
   readonly id: number;
@@ -37,6 +41,9 @@ export class Store {
   private typeIds: Map<string, number> | null = null;
   private durable: boolean | null = null;
   private local = false;
+  private bulky = false;
+  /** A bulk has left a long log: tidy it. */
+  untidy = false;
   /** Told after each commit that changed rows. */
   onChange: (changes: Changes) => void = () => {};
 
@@ -93,10 +100,10 @@ export class Store {
 
   private begin(durable: boolean, local: boolean): void {
     if (this.durable !== durable) {
-      this.db.exec(`PRAGMA synchronous = ${durable ? "full" : "normal"}`);
+      this.db.run(`PRAGMA synchronous = ${durable ? "full" : "normal"}`);
       this.durable = durable;
     }
-    this.db.exec(`BEGIN IMMEDIATE`);
+    this.db.run(`BEGIN IMMEDIATE`);
     this.local = local;
   }
 
@@ -104,7 +111,7 @@ export class Store {
     let types: string[];
     try {
       types = this.takeChanges();
-      this.db.exec(`COMMIT`);
+      this.db.run(`COMMIT`);
     } catch (e) {
       this.rollback();
       throw e;
@@ -117,6 +124,25 @@ export class Store {
     this.cached = null; // may be ahead of the tables
     this.typeIds = null;
     if (!this.db.autocommit) this.db.exec(`ROLLBACK`);
+  }
+
+  /**
+   * Tells that much is about to be written, or that it is over. Meanwhile the
+   * log may grow longer before it is copied into the database: what is written
+   * again and again is copied once. The copying then waits for tidy.
+   */
+  bulk(on: boolean): void {
+    if (this.bulky === on) return;
+    this.bulky = on;
+    this.db.run(`PRAGMA wal_autocheckpoint = ${on ? BULK_LOG_PAGES : LOG_PAGES}`);
+    if (!on) this.untidy = true;
+  }
+
+  /** Copies what a bulk left in the log. Best called when nobody waits. */
+  tidy(): void {
+    if (!this.untidy || this.bulky) return;
+    this.untidy = false;
+    this.db.run(`PRAGMA wal_checkpoint(PASSIVE)`);
   }
 
   private takeChanges(): string[] {

@@ -97,9 +97,20 @@ describe("one page", () => {
 
   it("recovers when the server goes away in the middle of a download and of an upload (S7)", async () => {
     await h.commit({ do: "rows", definition: "mine", key: "max", table: "todos", id: "r%05d", data: '{"title":"row %05d","done":0}', rows: 30_000 });
-    const page = await h.page({ db: "restarts", user: "max" });
-    await eventually(page, "syncStatus().downloadProgress !== null && syncStatus().downloadProgress.downloaded > 2000");
-    await h.post("/restart", null);
+    const page = await h.page({ db: "restarts", user: "max", connect: "no" });
+    // The page itself sees the moment: asked from here it may be over already.
+    await page.evaluate(`(() => {
+      const url = new URLSearchParams(location.search).get("server") + "/restart";
+      window.restarted = new Promise((resolve) => {
+        const undo = db.onStatus((s) => {
+          if ((s.downloadProgress?.downloaded ?? 0) <= 2000) return;
+          undo();
+          resolve(fetch(url, { method: "POST", body: "null" }).then((r) => r.ok));
+        });
+      });
+    })()`);
+    await page.evaluate("connect()");
+    expect(await page.evaluate("restarted")).toBe(true);
     await h.post("/fail", "the backend is away");
     await add(page, "up", "uploaded late");
     await eventually(page, "syncStatus().uploadError !== null");
@@ -108,6 +119,8 @@ describe("one page", () => {
     await h.post("/fail", "");
     await eventually(page, atRest);
     expect(await page.evaluate("db.get('SELECT count(*) n, sum(title LIKE ?) m FROM todos', ['row %']).then((r) => [r.n, r.m].join())")).toBe("30001,30000");
+    // The log was allowed to grow meanwhile: it is no longer.
+    expect(await page.evaluate("db.get('PRAGMA wal_autocheckpoint').then((r) => Object.values(r)[0])")).toBe(2000);
     expect((await h.uploaded()).rows["max todos up"]).toEqual({ id: "up", title: "uploaded late", done: 0 });
     await page.close();
   });
