@@ -56,6 +56,13 @@ var seeds = map[int]string{
 		INSERT INTO millrace.relay_reports VALUES ('r1', 'host/2', '', now(), 8, '{1}', 1, now());
 		INSERT INTO millrace.session_reports (relay, id, user_id, client_id, transport, agent, buckets, sent_op, acked_op, bytes, since)
 			VALUES ('r1', 1, 'u1/phone', 'phone', 'ws', 'sdk', 1, 8, 8, 100, now());`,
+	5: `
+		INSERT INTO millrace.rule_requests (kind, content, file, state, answered_at) VALUES ('deploy', 'rules', 'sync.yaml', 'done', now());`,
+	6: `
+		INSERT INTO millrace.shadow_rows VALUES (1, 'k1', 1, 'by_owner["u1"]', 'lists', 'k1', NULL, 11, NULL, '{"id":"k1"}');
+		INSERT INTO millrace.shadow_lookups VALUES (1, 'k1', 2, '["u2"]', '["k1"]');
+		INSERT INTO millrace.shadow_errors VALUES (1, 'k3', 1, 'division by zero');
+		INSERT INTO millrace.schema_events (source, object, change, action, code, cure) VALUES (1, 'public.lists', 'renamed', 'copied again', 'MR1004', 'nothing to do');`,
 	8: `
 		INSERT INTO millrace.bucket_compactions (bucket, compacted_to, upto, scanned, residue, finished_at) VALUES (1, 3, 4, 2, 1, now());
 		INSERT INTO millrace.bucket_rewrites (bucket, definition, live_at, op_ids) VALUES (1, 1, 3, '{2}');`,
@@ -118,6 +125,11 @@ func TestEverySchemaWithData(t *testing.T) {
 				}
 			}
 			before, columns := contents(t, conn, nil)
+			for table, rows := range before {
+				if rows == "" {
+					t.Errorf("the data have no row of table %s: add one to seeds", table)
+				}
+			}
 			if err := Up(t.Context(), uri); err != nil {
 				t.Fatal(err)
 			}
