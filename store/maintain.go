@@ -15,6 +15,7 @@ import (
 type upkeep struct {
 	next    time.Time
 	thinned int64 // checkpoints up to this seq have been thinned
+	op      int64 // … which contained ops up to this one
 }
 
 const (
@@ -50,14 +51,14 @@ func (w *Writer) maintain(ctx context.Context) {
 
 // maintainStep reports whether there is more to do.
 func (w *Writer) maintainStep(ctx context.Context, age time.Duration) (more bool, err error) {
-	thinned := w.upkeep.thinned
+	thinned, thinnedOp := w.upkeep.thinned, w.upkeep.op
 	err = w.fenced(ctx, "upkeep", func(tx pgx.Tx) error {
-		full, err := thinCheckpoints(ctx, tx, &thinned, age)
+		full, err := thinCheckpoints(ctx, tx, &thinned, &thinnedOp, age)
 		if err != nil {
 			return err
 		}
 		more = full
-		full, err = w.forgetEnded(ctx, tx, thinned)
+		full, err = w.forgetEnded(ctx, tx, thinnedOp)
 		if err != nil {
 			return err
 		}
@@ -67,32 +68,33 @@ func (w *Writer) maintainStep(ctx context.Context, age time.Duration) (more bool
 		return err
 	})
 	if err == nil {
-		w.upkeep.thinned = thinned
+		w.upkeep.thinned, w.upkeep.op = thinned, thinnedOp
 	}
 	return more, err
 }
 
 // thinCheckpoints keeps, of the checkpoints older than age, the last of each
 // minute without its arrays.
-func thinCheckpoints(ctx context.Context, tx pgx.Tx, thinned *int64, age time.Duration) (full bool, err error) {
-	var last *int64
+func thinCheckpoints(ctx context.Context, tx pgx.Tx, thinned, thinnedOp *int64, age time.Duration) (full bool, err error) {
+	var last, lastOp *int64
 	var n int
 	err = tx.QueryRow(ctx, `
 		WITH page AS MATERIALIZED (
-			SELECT seq, at, date_trunc('minute', at) <> date_trunc('minute', lead(at) OVER (ORDER BY seq)) AS keep
-			FROM (SELECT seq, at FROM millrace.checkpoint_log WHERE seq > $1 AND at < clock_timestamp() - $2::interval
+			SELECT seq, op_id, at, date_trunc('minute', at) <> date_trunc('minute', lead(at) OVER (ORDER BY seq)) AS keep
+			FROM (SELECT seq, op_id, at FROM millrace.checkpoint_log WHERE seq > $1 AND at < clock_timestamp() - $2::interval
 				ORDER BY seq LIMIT $3) p),
 		gone AS (
 			DELETE FROM millrace.checkpoint_log c USING page p WHERE c.seq = p.seq AND NOT p.keep),
 		kept AS (
 			UPDATE millrace.checkpoint_log c SET buckets = NULL, lookups = NULL FROM page p
 			WHERE c.seq = p.seq AND p.keep AND (c.buckets IS NOT NULL OR c.lookups IS NOT NULL))
-		SELECT max(seq) FILTER (WHERE keep IS NOT NULL), count(*) FROM page`, *thinned, age, upkeepRows).Scan(&last, &n)
+		SELECT max(seq) FILTER (WHERE keep IS NOT NULL), max(op_id) FILTER (WHERE keep IS NOT NULL), count(*) FROM page`,
+		*thinned, age, upkeepRows).Scan(&last, &lastOp, &n)
 	if err != nil {
 		return false, fmt.Errorf("thin the log of checkpoints: %w", err)
 	}
 	if last != nil {
-		*thinned = *last
+		*thinned, *thinnedOp = *last, *lastOp
 	}
 	return n == upkeepRows, nil
 }
@@ -101,12 +103,11 @@ func thinCheckpoints(ctx context.Context, tx pgx.Tx, thinned *int64, age time.Du
 // history.keep. A lookup that ended stays until the checkpoint that ended it is
 // thinned, however short history.keep is: a relay that was told of changes from
 // before is then told that it does not know which, and asks for all (R29, R66).
-func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx, thinned int64) (full bool, err error) {
-	var seq, op, thinnedOp int64
+func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx, thinnedOp int64) (full bool, err error) {
+	var seq, op int64
 	err = tx.QueryRow(ctx, `
-		SELECT seq, op_id, least(op_id, coalesce((SELECT t.op_id FROM millrace.checkpoint_log t WHERE t.seq <= $2 ORDER BY t.seq DESC LIMIT 1), 0))
-		FROM millrace.checkpoint_log WHERE at < clock_timestamp() - $1::interval
-		ORDER BY seq DESC LIMIT 1`, w.opts.HistoryKeep, thinned).Scan(&seq, &op, &thinnedOp)
+		SELECT seq, op_id FROM millrace.checkpoint_log WHERE at < clock_timestamp() - $1::interval
+		ORDER BY seq DESC LIMIT 1`, w.opts.HistoryKeep).Scan(&seq, &op)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
@@ -120,7 +121,7 @@ func (w *Writer) forgetEnded(ctx context.Context, tx pgx.Tx, thinned int64) (ful
 		{`DELETE FROM millrace.ended_outputs WHERE ended_op IN (
 			SELECT ended_op FROM millrace.ended_outputs WHERE ended_op <= $1 ORDER BY ended_op LIMIT $2)`, op},
 		{`DELETE FROM millrace.lookups WHERE added IN (
-			SELECT added FROM millrace.lookups WHERE removed <= $1 AND removed < 9223372036854775807 ORDER BY removed LIMIT $2)`, thinnedOp},
+			SELECT added FROM millrace.lookups WHERE removed <= $1 AND removed < 9223372036854775807 ORDER BY removed LIMIT $2)`, min(op, thinnedOp)},
 		{`DELETE FROM millrace.checkpoint_log WHERE seq IN (
 			SELECT seq FROM millrace.checkpoint_log WHERE seq < $1 ORDER BY seq LIMIT $2)`, seq},
 	} {
