@@ -57,7 +57,7 @@ func (s sidecar) rows(ctx context.Context, wire string) ([]row, error) {
 // none yet.
 func (s sidecar) wireName(ctx context.Context, logical string) (string, error) {
 	var wire string
-	err := s.QueryRow(ctx, `SELECT bucket FROM millrace.buckets WHERE name = $1`, logical).Scan(&wire)
+	err := s.QueryRow(ctx, `SELECT bucket FROM millrace.buckets WHERE name = $1 AND served`, logical).Scan(&wire)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", nil
 	}
