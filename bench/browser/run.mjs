@@ -155,7 +155,20 @@ async function main() {
     if (flags.json) console.log(JSON.stringify(report));
     else print(report);
   } finally {
-    rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }); // a browser's last processes write a little longer
+    await remove(dir);
+  }
+}
+
+/** Removes a folder. A browser's last processes may write into it a little longer. */
+async function remove(dir) {
+  for (const until = Date.now() + 10_000; ; await sleep(200)) {
+    try {
+      return rmSync(dir, { recursive: true, force: true });
+    } catch (e) {
+      if (Date.now() < until) continue;
+      console.error(`bench-browser: ${dir} could not be removed: ${e.message}`);
+      return;
+    }
   }
 }
 
