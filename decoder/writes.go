@@ -42,7 +42,7 @@ func newWriteWatch(c *Config, a *appender) *writeWatch {
 	w := &writeWatch{log: c.Logger, events: a.events}
 	for _, s := range a.sources {
 		if len(c.WriteCheckpointSources) == 0 || slices.Contains(c.WriteCheckpointSources, s.config.Name) {
-			w.targets = append(w.targets, &writeTarget{config: s.config, id: s.saved.ID})
+			w.targets = append(w.targets, &writeTarget{config: s.config, id: s.origin.id})
 		}
 	}
 	return w
