@@ -149,10 +149,23 @@ func (e *evaluator) keepWide(p *tablePlan, b *batch, c *millrace.Change, key str
 	}
 }
 
+// storeWide makes a record what is kept of a row; nothing, if it is nil.
 func (e *evaluator) storeWide(p *tablePlan, b *batch, c *millrace.Change, key string, record []byte) {
+	if record == nil {
+		c.Wide = millrace.WideDrop
+		e.loseWide(p, key)
+		return
+	}
 	c.Wide, c.WideValues = millrace.WideStore, record
 	b.bytes += int64(len(record))
 	e.wide.set(millrace.RowRef{Table: p.table.saved.ID, Key: strings.Clone(key)}, record)
+}
+
+// loseWide notes that a change takes away what is kept under a key.
+func (e *evaluator) loseWide(p *tablePlan, key string) {
+	if p.wide {
+		e.wide.drop(millrace.RowRef{Table: p.table.saved.ID, Key: key})
+	}
 }
 
 func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
@@ -198,11 +211,11 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 	}
 	if moved {
 		p.remove(b, oldKey)
-		e.wide.forget(p.table.saved.ID, oldKey)
+		e.loseWide(p, oldKey)
 		p.complete(oldKey)
 	}
 	if !complete {
-		e.incomplete(p, b, key)
+		e.incomplete(p, b, key, record != nil && !moved)
 		return nil
 	}
 	c := p.upsert(b, key, p.cells)
@@ -210,20 +223,13 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 	case !p.wide:
 	case partly && !moved && !p.othersWide(record, &m.New):
 		// The long values of the row are the ones that are kept.
-	case partly:
-		if record := p.wideRecord(p.cells); record != nil {
-			e.storeWide(p, b, c, key, record)
-		}
-	case p.narrow(p.cells):
-		c.Wide = millrace.WideDrop
-		e.wide.forget(p.table.saved.ID, key)
+	case partly || !p.narrow(p.cells):
+		e.storeWide(p, b, c, key, p.wideRecord(p.cells))
 	default:
-		if record := p.wideRecord(p.cells); record != nil {
-			e.storeWide(p, b, c, key, record)
-		} else {
-			c.Wide = millrace.WideDrop
-			e.wide.forget(p.table.saved.ID, key)
-		}
+		// That the sink may tell of older values for a while does not matter: none is
+		// asked for before the row has one again, which is told, or is gone.
+		c.Wide = millrace.WideDrop
+		e.wide.forget(millrace.RowRef{Table: p.table.saved.ID, Key: key})
 	}
 	p.complete(key)
 	return nil
@@ -250,7 +256,7 @@ func (e *evaluator) onDelete(msg []byte, x xid, replay bool, b *batch) error {
 		return nil
 	}
 	p.remove(b, key)
-	e.wide.forget(p.table.saved.ID, key)
+	e.loseWide(p, key)
 	p.complete(key)
 	return nil
 }
@@ -277,7 +283,7 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 		}
 		if !replay {
 			p.truncate(b)
-			e.wide.forgetTable(p.table.saved.ID)
+			e.wide.dropTable(p.table.saved.ID)
 		}
 	}
 	return nil
@@ -285,8 +291,9 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 
 // incomplete is a row with a long value that neither the message nor what is
 // kept tells. Definitions being built get it when the row is read again; of
-// others it goes, and is listed among the errors.
-func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
+// others it goes, and is listed among the errors. With partly, some of its long
+// values are kept; they may be older than those that the message told.
+func (e *evaluator) incomplete(p *tablePlan, b *batch, key string, partly bool) {
 	for _, c := range p.table.copies {
 		if !c.machine.incomplete(strings.Clone(key)) {
 			c.seen.forget() // it reads pages again
@@ -294,6 +301,13 @@ func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
 	}
 	p.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
 		"any update of the row that sets its long columns brings it back")
+	if partly {
+		b.changes = append(b.changes, millrace.Change{
+			Scope: &millrace.Scope{Table: p.table.saved.ID}, Kind: millrace.ChangeUpsert, Key: key, Wide: millrace.WideDrop,
+		})
+		b.bytes += int64(len(key)) + changeOverhead
+		e.loseWide(p, key)
+	}
 }
 
 // isBuilding tells whether a definition is filled by an unfinished copy of the

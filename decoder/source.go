@@ -202,10 +202,20 @@ type closedEvent struct {
 	handled chan struct{} // closed when the appender has let go of the session
 }
 
-func (e closedEvent) handle(_ context.Context, _ *appender) error {
-	if s := e.session.source; s.session == e.session {
+func (e closedEvent) handle(ctx context.Context, a *appender) error {
+	s := e.session.source
+	if s.session == e.session {
 		s.close()
 	}
+	// A transaction may have been cut, and the next session may find that what is
+	// kept of a table is void: nothing is known any more, and all that was
+	// evaluated so far reaches the sidecar before what the session stores there.
+	if a.hasWork() || a.moved() {
+		if err := a.flush(ctx, 0); err != nil {
+			return err
+		}
+	}
+	s.wide.reset()
 	close(e.handled)
 	return nil
 }

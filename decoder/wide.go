@@ -3,7 +3,6 @@ package decoder
 import (
 	"encoding/binary"
 	"fmt"
-	"maps"
 
 	"github.com/millrace/millrace"
 )
@@ -67,58 +66,92 @@ func lengthPrefixed(b []byte) (value, rest []byte, ok bool) {
 }
 
 // wideCache knows the kept long values of some rows as of the change being
-// evaluated: those asked for, and those of changes that are not applied yet.
+// evaluated: those asked for, and what changes made of them that the sink does
+// not have yet.
 type wideCache struct {
 	rows  map[millrace.RowRef][]byte // nil: nothing is kept
 	bytes int64
+	// What the sink would still tell of these rows and tables was taken away by a
+	// change that is not on its way yet: the row is gone, and another may have its
+	// key by now. The keys live as long as the batch.
+	lost    map[millrace.RowRef]struct{}
+	emptied map[millrace.TableID]bool
 }
 
 const maxWideCache = 16 << 20
 
-func newWideCache() *wideCache { return &wideCache{rows: map[millrace.RowRef][]byte{}} }
+func newWideCache() *wideCache {
+	return &wideCache{
+		rows:    map[millrace.RowRef][]byte{},
+		lost:    map[millrace.RowRef]struct{}{},
+		emptied: map[millrace.TableID]bool{},
+	}
+}
 
+// get gives what is kept of a row. If that is not known, the sink has it.
 func (c *wideCache) get(table millrace.TableID, key string) (record []byte, known bool) {
-	record, known = c.rows[millrace.RowRef{Table: table, Key: key}]
-	return record, known
+	ref := millrace.RowRef{Table: table, Key: key}
+	if record, known = c.rows[ref]; known {
+		return record, true
+	}
+	_, known = c.lost[ref]
+	return nil, known || c.emptied[table]
 }
 
 // set keeps a record; key and record are not shared with anyone.
 func (c *wideCache) set(ref millrace.RowRef, record []byte) {
-	if old, ok := c.rows[ref]; ok {
-		c.bytes -= int64(len(old))
-	}
+	c.forget(ref)
 	c.rows[ref] = record
-	c.bytes += int64(len(record) + len(ref.Key) + 64)
+	c.bytes += wideSize(ref, record)
 }
 
-// forget drops a row, if it is there.
-func (c *wideCache) forget(table millrace.TableID, key string) {
+// drop notes that nothing is kept of a row any more. The key lives as long as
+// the batch.
+func (c *wideCache) drop(ref millrace.RowRef) {
+	c.forget(ref)
+	c.lost[ref] = struct{}{}
+}
+
+// dropTable notes that nothing is kept of a table any more.
+func (c *wideCache) dropTable(table millrace.TableID) {
+	for ref := range c.rows {
+		if ref.Table == table {
+			c.forget(ref)
+		}
+	}
+	c.emptied[table] = true
+}
+
+// forget makes a row one of which nothing is known.
+func (c *wideCache) forget(ref millrace.RowRef) {
 	if len(c.rows) == 0 {
 		return
 	}
-	ref := millrace.RowRef{Table: table, Key: key}
 	if old, ok := c.rows[ref]; ok {
-		c.bytes -= int64(len(old) + len(key) + 64)
+		c.bytes -= wideSize(ref, old)
 		delete(c.rows, ref)
 	}
 }
 
-// forgetTable drops all rows of a table.
-func (c *wideCache) forgetTable(table millrace.TableID) {
-	maps.DeleteFunc(c.rows, func(ref millrace.RowRef, record []byte) bool {
-		if ref.Table != table {
-			return false
-		}
-		c.bytes -= int64(len(record) + len(ref.Key) + 64)
-		return true
-	})
+func wideSize(ref millrace.RowRef, record []byte) int64 {
+	return int64(len(record) + len(ref.Key) + 64)
 }
 
 // handedOver is called when all changes evaluated so far are on their way to
 // the sink: asking it gives the same answers from now on.
 func (c *wideCache) handedOver() {
+	clear(c.lost)
+	clear(c.emptied)
 	if c.bytes > maxWideCache {
-		clear(c.rows)
-		c.bytes = 0
+		c.reset()
 	}
+}
+
+// reset forgets everything, when all changes evaluated so far are on their way
+// to the sink.
+func (c *wideCache) reset() {
+	clear(c.rows)
+	clear(c.lost)
+	clear(c.emptied)
+	c.bytes = 0
 }
