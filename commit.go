@@ -55,7 +55,8 @@ type Change struct {
 	// output there.
 	Errors []RowError
 	// Wide tells what becomes of the kept values of the row's toastable
-	// columns (row_wide).
+	// columns (row_wide). An upsert with a scope of no definitions is about
+	// nothing else.
 	Wide       WideAction
 	WideValues []byte // opaque to the store; set if Wide is WideStore
 }
@@ -83,7 +84,7 @@ type WideAction uint8
 const (
 	WideKeep  WideAction = iota // leave as it is
 	WideStore                   // replace by WideValues
-	WideDrop                    // the row cannot have toasted values any more
+	WideDrop                    // there are none, or those kept are too old
 )
 
 // RowRef names a source row.

@@ -364,7 +364,8 @@ func (p *tablePlan) unknown(cells []cell) bool {
 }
 
 // fill completes p.cells by what is kept of the row under key. It returns the
-// record used.
+// record used. A value that no definition reads may stay unknown: its column may
+// have had another name when the record was kept.
 func (e *evaluator) fill(p *tablePlan, key string) (record []byte, complete bool, err error) {
 	complete = true
 	asked := false
@@ -383,7 +384,7 @@ func (e *evaluator) fill(p *tablePlan, key string) (record []byte, complete bool
 			return nil, false, fmt.Errorf("row of %s.%s: %w", p.table.saved.Schema, p.table.saved.Name, err)
 		}
 		if !ok {
-			complete = false
+			complete = complete && !p.reads(i)
 			continue
 		}
 		p.cells[i] = cell{known: true, text: value}

@@ -147,12 +147,12 @@ func (p *tablePlan) narrow(cells []cell) bool {
 	return size <= pgvalue.MaxInlineTuple
 }
 
-// wideRecord makes the record of the values that may be out of line; nil if
-// there are none.
+// wideRecord makes the record of the known values that may be out of line; nil
+// if there are none.
 func (p *tablePlan) wideRecord(cells []cell) []byte {
 	size := 1
 	for i := range cells {
-		if c := &p.columns[i]; !cells[i].null && c.canMove(len(cells[i].text)) {
+		if c := &p.columns[i]; cells[i].known && !cells[i].null && c.canMove(len(cells[i].text)) {
 			size += len(c.name) + len(cells[i].text) + 12
 		}
 	}
@@ -161,7 +161,7 @@ func (p *tablePlan) wideRecord(cells []cell) []byte {
 	}
 	b := append(make([]byte, 0, size), wideVersion)
 	for i := range cells {
-		if c := &p.columns[i]; !cells[i].null && c.canMove(len(cells[i].text)) {
+		if c := &p.columns[i]; cells[i].known && !cells[i].null && c.canMove(len(cells[i].text)) {
 			b = appendWide(b, c.name, cells[i].text)
 		}
 	}

@@ -25,6 +25,18 @@ func (p *tablePlan) bind(f *feed, o *origin, want func(millrace.DefinitionID) bo
 	}
 }
 
+// reads tells whether a definition that the plan feeds reads a column.
+func (p *tablePlan) reads(column int) bool {
+	for _, t := range p.targets {
+		for i := range t.evaluations {
+			if t.evaluations[i].needed[column] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // definitions are those that the plan feeds.
 func (p *tablePlan) definitions() []millrace.DefinitionID {
 	var ids []millrace.DefinitionID

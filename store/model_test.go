@@ -79,6 +79,9 @@ func (m model) apply(x *world, table int, c millrace.Change) {
 		delete(m, k)
 	default:
 		r := modelRow{outputs: c.Outputs, lookups: c.Lookups, errors: c.Errors, wide: m[k].wide}
+		if len(c.Scope.Buckets)+len(c.Scope.Lookups) == 0 {
+			r = m[k] // only the long values are concerned
+		}
 		switch c.Wide {
 		case millrace.WideStore:
 			r.wide = string(c.WideValues)
@@ -254,6 +257,8 @@ func (x *world) draw(t *rapid.T) (table int, c millrace.Change) {
 		return table, millrace.Change{Scope: scope, Kind: millrace.ChangeReplace}
 	case n < 25:
 		return table, millrace.Change{Scope: scope, Kind: millrace.ChangeDelete, Key: x.drawKey(t)}
+	case n < 28:
+		return table, millrace.Change{Scope: &millrace.Scope{Table: scope.Table}, Kind: millrace.ChangeUpsert, Key: x.drawKey(t), Wide: millrace.WideDrop}
 	}
 	c = millrace.Change{Scope: scope, Kind: millrace.ChangeUpsert, Key: x.drawKey(t)}
 	// Now and then enough outputs to be compared by a map.
