@@ -112,6 +112,18 @@ type replacement struct {
 }
 
 func (r replacement) run(ctx context.Context) error {
+	if r.shadow == 0 {
+		// A table is truncated empty more often than not.
+		var there bool
+		err := r.w.conn.QueryRow(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT FROM millrace.row_state WHERE definition = %d AND source_table = %d)`, r.definition, r.table),
+			pgx.QueryExecModeSimpleProtocol).Scan(&there)
+		if err != nil {
+			return r.w.failure("look for rows of a truncated table", err)
+		}
+		if !there {
+			return nil
+		}
+	}
 	for _, step := range []func(context.Context) error{r.gather, r.chooseClears, r.clear, r.removeRest, r.put, r.restate, r.noteChanged} {
 		if err := step(ctx); err != nil {
 			return err
