@@ -311,7 +311,8 @@ func TestOfficialClient(t *testing.T) {
 	if got := o.shown("alice")["todos/"+todo]; !strings.Contains(got, `"written on a device"`) {
 		t.Errorf("right after writing, alice's own to-do is %q", got)
 	}
-	if g := o.gate("alice"); g.Target != closedGate {
+	// The upload may be over already; then the write checkpoint is waited for.
+	if g := o.gate("alice"); g.Target != closedGate && g.Queued > 0 {
 		t.Errorf("right after writing, the gate is not shut: %+v", g)
 	}
 	inSync("alice's upload")

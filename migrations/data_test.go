@@ -63,6 +63,8 @@ var seeds = map[int]string{
 		INSERT INTO millrace.shadow_lookups VALUES (1, 'k1', 2, '["u2"]', '["k1"]');
 		INSERT INTO millrace.shadow_errors VALUES (1, 'k3', 1, 'division by zero');
 		INSERT INTO millrace.schema_events (source, object, change, action, code, cure) VALUES (1, 'public.lists', 'renamed', 'copied again', 'MR1004', 'nothing to do');`,
+	7: `
+		INSERT INTO millrace.shared_ids (definition, ids, example) VALUES (1, 2, 'by_owner["u1"] lists k1')`,
 	8: `
 		INSERT INTO millrace.bucket_compactions (bucket, compacted_to, upto, scanned, residue, finished_at) VALUES (1, 3, 4, 2, 1, now());
 		INSERT INTO millrace.bucket_rewrites (bucket, definition, live_at, op_ids) VALUES (1, 1, 3, '{2}');`,
