@@ -27,6 +27,18 @@ type selectItem struct {
 	alias *ident
 }
 
+// name is what the result column is called: its alias, the plain column's name,
+// or "" for another expression.
+func (it selectItem) name() string {
+	if it.alias != nil {
+		return it.alias.name
+	}
+	if n, plain := it.expr.(*nameExpr); plain {
+		return n.name.name
+	}
+	return ""
+}
+
 // source is an element of a FROM clause: a table, a derived table or a
 // table-valued function.
 type source struct {

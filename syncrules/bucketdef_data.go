@@ -102,13 +102,8 @@ func (b *builder) bucketItems(sel *selectStmt, scope *bucketScope, l *lowerer) [
 				x.span.fatal("select the row's own column instead", "bucket.%s cannot be selected", x.name)
 			}
 		})
-		name := ""
-		switch n, plain := it.expr.(*nameExpr); {
-		case it.alias != nil:
-			name = it.alias.name
-		case plain:
-			name = n.name.name
-		default:
+		name := it.name()
+		if name == "" {
 			it.span.fatal("add AS with a name", "the column has no name")
 			continue
 		}

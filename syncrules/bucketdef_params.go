@@ -151,13 +151,8 @@ func (b *builder) parameterItems(c *bucketConfig, sel *selectStmt, l *lowerer, p
 			it.span.fatal("name the columns", "* cannot be used in a parameter query")
 			continue
 		}
-		name := ""
-		switch n, plain := it.expr.(*nameExpr); {
-		case it.alias != nil:
-			name = it.alias.name
-		case plain:
-			name = n.name.name
-		default:
+		name := it.name()
+		if name == "" {
 			it.span.fatal("add AS with a name", "the parameter has no name")
 			continue
 		}

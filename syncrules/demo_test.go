@@ -47,48 +47,9 @@ func compileFile(tb testing.TB, path string) *Rules {
 // syncedRows is what a user has: every row as "type id data", sorted.
 func syncedRows(t *testing.T, rules *Rules, user string) []string {
 	t.Helper()
-	var out Output
-	for _, table := range demoTables {
-		plan := rules.Bind(table)
-		if plan == nil {
-			continue
-		}
-		ev := plan.Evaluator()
-		for _, row := range demoRows[table.Name] {
-			ev.Eval(row, &out)
-		}
-	}
-	if len(out.Errors) > 0 {
-		t.Fatal(out.Errors)
-	}
-	res, err := rules.Resolve(Request{Claims: []byte(`{"sub":"` + user + `"}`), IncludeDefaults: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(res.Pending()) > 0 {
-		var results []LookupResult
-		for _, k := range res.Pending() {
-			r := LookupResult{LookupKey: k}
-			for _, l := range out.Lookups {
-				if l.Definition == k.Definition && l.Key == k.Key {
-					r.Outputs = append(r.Outputs, l.Outputs)
-				}
-			}
-			results = append(results, r)
-		}
-		res.Feed(results)
-	}
-	buckets, errs := res.Buckets()
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
 	var rows []string
-	for _, b := range buckets {
-		for _, r := range out.Rows {
-			if r.Definition == b.Definition && r.Bucket == b.Name {
-				rows = append(rows, r.Type+" "+r.RowID+" "+r.Data)
-			}
-		}
+	for _, r := range rowsGiven(t, rules, demoTables, demoRows, Request{Claims: []byte(`{"sub":"` + user + `"}`), IncludeDefaults: true}) {
+		rows = append(rows, r.Type+" "+r.RowID+" "+r.Data)
 	}
 	sort.Strings(rows)
 	return unique(rows)

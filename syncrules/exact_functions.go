@@ -108,19 +108,7 @@ func sliceRunes(s string, start, end int) string {
 }
 
 func exactInstr(e *env, args []millrace.Value) millrace.Value {
-	x, y := args[0], args[1]
-	if x.IsNull() || y.IsNull() {
-		return millrace.Null
-	}
-	if x.Kind() == millrace.KindBlob && y.Kind() == millrace.KindBlob {
-		return millrace.Integer(int64(strings.Index(x.Str(), y.Str()) + 1))
-	}
-	s := e.text(x)
-	i := strings.Index(s, e.text(y))
-	if i < 0 {
-		return millrace.Integer(0)
-	}
-	return millrace.Integer(int64(utf8.RuneCountInString(s[:i]) + 1))
+	return instrCounted(e, args, utf8.RuneCountInString)
 }
 
 func exactNullIf(_ *env, args []millrace.Value) millrace.Value {

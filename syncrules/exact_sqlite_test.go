@@ -1,7 +1,6 @@
 package syncrules
 
 import (
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -134,16 +133,7 @@ func drawExactValue(t *rapid.T, name string) millrace.Value {
 // TestExactEngineIsSQLite: with unstable_sqlite_expression_engine an
 // expression has the result that SQLite has, or fails where SQLite fails.
 func TestExactEngineIsSQLite(t *testing.T) {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	db.SetMaxOpenConns(1)
+	db := openSQLite(t)
 	const perRun = 50
 	rapid.Check(t, func(t *rapid.T) {
 		row := []millrace.Value{drawExactValue(t, "a"), drawExactValue(t, "b"), drawExactValue(t, "c"), drawExactValue(t, "d")}
@@ -206,15 +196,7 @@ func evalExact(t *rapid.T, expression string, row []millrace.Value) (millrace.Va
 // TestTimesAgainstSQLite: well-formed times mean the same in both engines and
 // in SQLite.
 func TestTimesAgainstSQLite(t *testing.T) {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	db := openSQLite(t)
 	rapid.Check(t, func(t *rapid.T) {
 		number := func(low, high int, name string) int { return rapid.IntRange(low, high).Draw(t, name) }
 		text := fmt.Sprintf("'%04d-%02d-%02d", number(1, 9999, "year"), number(1, 12, "month"), number(1, 28, "day"))
@@ -248,15 +230,7 @@ func TestTimesAgainstSQLite(t *testing.T) {
 // TestExactRealText: the text of a real is SQLite's, for numbers of the size that
 // rows hold. Beyond, SQLite's own last digit is not always the nearest.
 func TestExactRealText(t *testing.T) {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	db := openSQLite(t)
 	rapid.Check(t, func(t *rapid.T) {
 		for range 100 {
 			f := float64(rapid.Int64Range(-1e15, 1e15).Draw(t, "n")) / rapid.SampledFrom([]float64{1, 3, 7, 10, 100, 1024, 1e4, 1e7, 1e10, 123456.789}).Draw(t, "divisor")

@@ -181,6 +181,12 @@ func sliceUnits(s string, start, end int) string {
 }
 
 func instr(e *env, args []millrace.Value) millrace.Value {
+	return instrCounted(e, args, units)
+}
+
+// instrCounted is where args[1] first stands in args[0], from 1, or 0. Positions in
+// text are counted by count, those in blobs in bytes.
+func instrCounted(e *env, args []millrace.Value, count func(string) int) millrace.Value {
 	x, y := args[0], args[1]
 	if x.IsNull() || y.IsNull() {
 		return millrace.Null
@@ -193,7 +199,7 @@ func instr(e *env, args []millrace.Value) millrace.Value {
 	if i < 0 {
 		return millrace.Integer(0)
 	}
-	return millrace.Integer(int64(units(s[:i]) + 1))
+	return millrace.Integer(int64(count(s[:i]) + 1))
 }
 
 const upperHex = "0123456789ABCDEF"

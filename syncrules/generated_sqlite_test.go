@@ -150,21 +150,8 @@ func (d ruleDrawer) parameters() pair {
 // bucket that the resolver gives a user if and only if the rules' queries,
 // asked of a database, select it for that user (I6).
 func TestGeneratedRulesAgainstSQLite(t *testing.T) {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	db.SetMaxOpenConns(1)
-	for _, table := range streamTables {
-		if _, err := db.Exec("CREATE TABLE " + table.Name + " (" + strings.Join(table.Columns, ", ") + ")"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	db := openSQLite(t)
+	createStreamTables(t, db)
 	compared, selected := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		rows := fillTables(t, db)

@@ -48,8 +48,47 @@ func evalRow(tb testing.TB, rules *Rules, table string, pairs ...any) *Output {
 	return out
 }
 
+// failer is a test, or a case of a property.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// rowsGiven are the rows of the tables that a request gets, once for each of its
+// buckets that they are in.
+func rowsGiven(tb failer, rules *Rules, tables []Table, rows map[string][][]millrace.Value, q Request) []OutputRow {
+	tb.Helper()
+	var out Output
+	for _, table := range tables {
+		plan := rules.Bind(table)
+		if plan == nil {
+			continue
+		}
+		ev := plan.Evaluator()
+		for _, row := range rows[table.Name] {
+			ev.Eval(row, &out)
+		}
+	}
+	if len(out.Errors) > 0 {
+		tb.Fatal(out.Errors)
+	}
+	buckets, errs := resolve(tb, rules, q, &out)
+	if len(errs) > 0 {
+		tb.Fatal(errs)
+	}
+	var given []OutputRow
+	for _, b := range buckets {
+		for _, r := range out.Rows {
+			if r.Definition == b.Definition && r.Bucket == b.Name {
+				given = append(given, r)
+			}
+		}
+	}
+	return given
+}
+
 // resolve resolves a request over the lookups of the outputs.
-func resolve(tb testing.TB, rules *Rules, q Request, rows ...*Output) ([]ResolvedBucket, []ResolveError) {
+func resolve(tb failer, rules *Rules, q Request, rows ...*Output) ([]ResolvedBucket, []ResolveError) {
 	tb.Helper()
 	res, err := rules.Resolve(q)
 	if err != nil {

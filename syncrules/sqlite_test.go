@@ -87,19 +87,26 @@ func driverValue(v millrace.Value) any {
 	return nil
 }
 
-// TestAgainstSQLite compares the part of the language that SQLite has with
-// SQLite itself.
-func TestAgainstSQLite(t *testing.T) {
+// openSQLite is an empty database in memory, gone with the test.
+func openSQLite(t *testing.T) *sql.DB {
+	t.Helper()
 	db, err := sql.Open("sqlite", ":memory:")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	db.SetMaxOpenConns(1)
+	return db
+}
+
+// TestAgainstSQLite compares the part of the language that SQLite has with
+// SQLite itself.
+func TestAgainstSQLite(t *testing.T) {
+	db := openSQLite(t)
 	rapid.Check(t, func(t *rapid.T) {
 		expression := sqliteExpr(t, rapid.IntRange(1, 3).Draw(t, "depth"))
 		row := []millrace.Value{drawValue(t, "a"), drawValue(t, "b"), drawValue(t, "c"), drawValue(t, "d")}

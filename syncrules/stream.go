@@ -280,13 +280,8 @@ func (c *streamCompiler) items(sel *selectStmt, sc *streamScope) *dataQuery {
 		if !it.star {
 			e := l.expr(it.expr)
 			see(e, it.span)
-			name := ""
-			switch n, plain := it.expr.(*nameExpr); {
-			case it.alias != nil:
-				name = it.alias.name
-			case plain:
-				name = n.name.name
-			default:
+			name := it.name()
+			if name == "" {
 				name = it.expr.at().text()
 				it.span.warn("add AS with a name", "the column has no name; it is called %s", name)
 			}

@@ -91,21 +91,8 @@ func drawCell(t *rapid.T, column string) millrace.Value {
 // TestStreamsAgainstSQLite: what a user has through buckets and lookups is
 // what the query selects in a database (I6).
 func TestStreamsAgainstSQLite(t *testing.T) {
-	db, err := sql.Open("sqlite", ":memory:")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	db.SetMaxOpenConns(1)
-	for _, table := range streamTables {
-		if _, err := db.Exec("CREATE TABLE " + table.Name + " (" + strings.Join(table.Columns, ", ") + ")"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	db := openSQLite(t)
+	createStreamTables(t, db)
 	compiled := map[bool][]*Rules{}
 	for _, exact := range []bool{false, true} {
 		for _, q := range streamQueries {
@@ -142,50 +129,21 @@ func TestStreamsAgainstSQLite(t *testing.T) {
 	})
 }
 
+// createStreamTables makes the tables that streamTables describes.
+func createStreamTables(t *testing.T, db *sql.DB) {
+	t.Helper()
+	for _, table := range streamTables {
+		if _, err := db.Exec("CREATE TABLE " + table.Name + " (" + strings.Join(table.Columns, ", ") + ")"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // streamRows are the ids of the rows a user has.
 func streamRows(t *rapid.T, rules *Rules, rows map[string][][]millrace.Value, claims string) []string {
-	out := &Output{}
-	for _, table := range streamTables {
-		plan := rules.Bind(table)
-		if plan == nil {
-			continue
-		}
-		ev := plan.Evaluator()
-		for _, row := range rows[table.Name] {
-			ev.Eval(row, out)
-		}
-	}
-	if len(out.Errors) > 0 {
-		t.Fatal(out.Errors)
-	}
-	res, err := rules.Resolve(Request{Claims: []byte(claims), IncludeDefaults: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(res.Pending()) > 0 {
-		var results []LookupResult
-		for _, k := range res.Pending() {
-			r := LookupResult{LookupKey: k}
-			for _, l := range out.Lookups {
-				if l.Definition == k.Definition && l.Key == k.Key {
-					r.Outputs = append(r.Outputs, l.Outputs)
-				}
-			}
-			results = append(results, r)
-		}
-		res.Feed(results)
-	}
-	buckets, errs := res.Buckets()
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
 	var ids []string
-	for _, b := range buckets {
-		for _, r := range out.Rows {
-			if r.Definition == b.Definition && r.Bucket == b.Name {
-				ids = append(ids, r.RowID)
-			}
-		}
+	for _, r := range rowsGiven(t, rules, streamTables, rows, Request{Claims: []byte(claims), IncludeDefaults: true}) {
+		ids = append(ids, r.RowID)
 	}
 	return unique(ids)
 }
