@@ -128,6 +128,9 @@ type Decoder struct {
 	SpoolMax Bytes `yaml:"spool_max"`
 	// SnapshotWorkers is how many tables are copied at a time. Defaults to 2.
 	SnapshotWorkers int64 `yaml:"snapshot_workers"`
+	// SnapshotRate is how much is read of tables that are copied, for each
+	// source, in a second; 0 is any amount. Defaults to 0.
+	SnapshotRate Bytes `yaml:"snapshot_rate"`
 	// SlotMaxLag drops the slot when it holds back more WAL than this, to
 	// save the source's disk; 0 never does. Defaults to 0.
 	SlotMaxLag Bytes `yaml:"slot_max_lag"`

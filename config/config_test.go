@@ -70,7 +70,7 @@ auth:
   audience: [x, y]
   issuer: me
   max_token_lifetime: 1d12h
-decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_workers: 3, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
+decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_workers: 3, snapshot_rate: 20MiB, slot_max_lag: 5 GiB, heartbeat: 1s, on_drop: keep, suppress_unchanged: true }
 compaction: { interval: 2m, horizon: 0s }
 history: { keep: 1d }
 api: { tokens: [!env API_TOKEN] }
@@ -94,7 +94,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 			},
 			Audience: []string{"x", "y"}, Issuer: "me", MaxTokenLifetime: 36 * time.Hour,
 		},
-		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolDir: "/etc/spool", SpoolMax: 1 << 40, SnapshotWorkers: 3, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
+		Decoder:    Decoder{BatchMaxBytes: 64 << 10, SpoolDir: "/etc/spool", SpoolMax: 1 << 40, SnapshotWorkers: 3, SnapshotRate: 20 << 20, SlotMaxLag: 5 << 30, Heartbeat: time.Second, OnDrop: "keep", SuppressUnchanged: true},
 		Compaction: Compaction{Interval: 2 * time.Minute, Defragment: true},
 		History:    History{Keep: 24 * time.Hour},
 		API:        API{Tokens: []Token{"0123456789abcdef"}},
@@ -223,6 +223,8 @@ func TestFindings(t *testing.T) {
 			`m.yaml:3:17: error: relay.listen: "8080" is no address with a port (for example 0.0.0.0:8080)`},
 		{"spool smaller than batch", src + "decoder: {spool_max: 1MiB}\n", nil,
 			`m.yaml:3:22: error: decoder.spool_max: must be at least batch_max_bytes (8MiB)`},
+		{"snapshot rate", src + "decoder: {snapshot_rate: 1KiB}\n", nil,
+			`m.yaml:3:26: error: decoder.snapshot_rate: must be 0 or at least 64KiB`},
 		{"workers", src + "decoder: {snapshot_workers: 0}\n", nil,
 			`m.yaml:3:29: error: decoder.snapshot_workers: must be from 1 to 32`},
 		{"on_drop", src + "decoder: {on_drop: ignore}\n", nil,

@@ -177,6 +177,9 @@ func (d *decoder) validateDecoder(c *Decoder) {
 	if c.SnapshotWorkers < 1 || c.SnapshotWorkers > maxWorkers {
 		d.fail("decoder.snapshot_workers", "", "must be from 1 to %d", maxWorkers)
 	}
+	if least := Bytes(64 << 10); c.SnapshotRate != 0 && c.SnapshotRate < least {
+		d.fail("decoder.snapshot_rate", "0 reads at full speed", "must be 0 or at least %v", least)
+	}
 	if least := Bytes(64 << 20); c.SlotMaxLag != 0 && c.SlotMaxLag < least {
 		d.fail("decoder.slot_max_lag", "0 never drops a slot", "must be 0 or at least %v", least)
 	}

@@ -88,7 +88,11 @@ func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader)
 		result.rows.columns = len(result.columns)
 		req, err := chunkRequest(read.table, read.chunk)
 		if err == nil {
+			err = s.pace.wait(ctx)
+		}
+		if err == nil {
 			result.Chunk, err = reader.ReadChunk(ctx, req, result.rows.add)
+			s.pace.spent(result.Bytes)
 		}
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()

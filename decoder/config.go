@@ -30,6 +30,9 @@ type Config struct {
 	// SnapshotWorkers is how many connections for each source copy tables.
 	// Default 2.
 	SnapshotWorkers int
+	// SnapshotRate is how many bytes of tables are read from each source in a
+	// second, on average over chunks of some 8 MiB. Default 0, for any number.
+	SnapshotRate int64
 	// Heartbeat is how often a logical message is written to each source, so
 	// that an idle one does not hold back WAL. Default 60 s, negative for
 	// never.
@@ -123,7 +126,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.stopped, 30*time.Second)
 	setDefault(&c.pages, firstPages)
 	setDefault(&c.maxKeys, defaultMaxKeys)
-	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 {
+	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 || c.SnapshotRate < 0 {
 		return c, errors.New("decoder config: negative limit")
 	}
 	return c, nil

@@ -40,7 +40,7 @@ func (r *runner) connect(ctx context.Context) error {
 	}
 	defer stream.Close()
 	r.status.waits("")
-	s := newSession(r.source, r.events, r.config.SnapshotWorkers)
+	s := newSession(r.source, r.events, r.config.SnapshotWorkers, r.config.SnapshotRate)
 	s.stream, s.status = stream, r.status
 	s.prober = newProber(probes{server, config.Slot, config.Publication, r.known.saved.PublicationOID}, r.config.Heartbeat)
 	s.watch = func(ctx context.Context) error { return r.watchCatalog(ctx, server) }

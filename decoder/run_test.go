@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/internal/pgtest"
 )
@@ -36,5 +37,23 @@ func TestCopyThenStream(t *testing.T) {
 	f.exec("delete from todos where id = 't5'")
 	f.exec("update todos set id = 'moved' where id = 't6'")
 	f.settled()
+	f.contentEquals("bucket:by_list", todoQuery)
+}
+
+// TestSnapshotRate: a copy takes at least as long as its rate says, and what is
+// written meanwhile is not lost.
+func TestSnapshotRate(t *testing.T) {
+	f := todoFixture(t)
+	f.exec("insert into todos select 'w'||g, 'l1', repeat('x', 1000) from generate_series(1,1000) g")
+	f.config.SnapshotRate = 500_000
+	f.config.pages, f.config.fixedPages = 8, true
+	begin := time.Now()
+	f.start()
+	f.exec("insert into todos values ('new', 'l1', 'milk')")
+	f.settled()
+	// The last chunk of each worker is paid for by nobody: 64 KiB of pages each.
+	if least := time.Duration(1_000_000-2*64<<10) * time.Second / 500_000; time.Since(begin) < least {
+		t.Errorf("1 MB at 500 kB/s took %v", time.Since(begin))
+	}
 	f.contentEquals("bucket:by_list", todoQuery)
 }

@@ -26,6 +26,7 @@ type session struct {
 	prober  *prober
 	reads   chan chunkRead
 	workers int
+	pace    pace
 	status  *status
 	done    <-chan struct{} // closed when the session ends
 	failed  chan error      // has room for one
@@ -40,9 +41,10 @@ type session struct {
 // budgetBytes bounds the transactions between stream and appender.
 const budgetBytes = 64 << 20
 
-func newSession(s *source, events chan<- event, workers int) *session {
+func newSession(s *source, events chan<- event, workers int, rate int64) *session {
 	return &session{
 		source: s, events: events, workers: workers, idle: workers,
+		pace:   pace{rate: rate},
 		budget: semaphore.NewWeighted(budgetBytes),
 		reads:  make(chan chunkRead, workers),
 		failed: make(chan error, 1),

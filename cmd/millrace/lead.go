@@ -136,6 +136,7 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SpoolDir:        spool,
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
+		SnapshotRate:    int64(cfg.Decoder.SnapshotRate),
 		Heartbeat:       cfg.Decoder.Heartbeat,
 		OnDrop:          cfg.Decoder.OnDrop,
 		Logger:          log,
