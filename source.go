@@ -171,6 +171,9 @@ type SourceReport struct {
 	// WaitingFor says in words what keeps the source from going on, with the
 	// object and the process that is waited for; empty when nothing does.
 	WaitingFor string
+	// Holds is the rule set being built that cannot come into force before this
+	// source has copied what it needs; 0 for none.
+	Holds RuleSetID
 	// ErrorCode (MR1003, …) and Error describe the last failure; both empty
 	// once progress was made.
 	ErrorCode, Error string

@@ -105,17 +105,52 @@ func (f *feed) isNew(set *ruleset, id millrace.DefinitionID) bool {
 	return slices.Contains(set.ids, id)
 }
 
-// activate puts the rule set being built in force once every source has
-// registered its tables and every copy is done.
-func (a *appender) activate(ctx context.Context) error {
-	set := a.feed.building()
+// newFrom are the definitions built for the rule set that is not in force yet
+// which read a source known by tags.
+func (f *feed) newFrom(tags []string) (ids []millrace.DefinitionID) {
+	set := f.building()
 	if set == nil {
 		return nil
 	}
-	for _, s := range a.sources {
-		if !s.opened || len(s.copies) > 0 {
-			return nil
+	for _, i := range set.rules.Reads(tags) {
+		if id := set.ids[i]; f.isNew(set, id) {
+			ids = append(ids, id)
 		}
+	}
+	return ids
+}
+
+// holdsUp tells whether the rule set being built has to wait for the source: it
+// has not registered its tables, or has not copied them in full, for a definition
+// that is new. A definition that is fed already has the source's rows, so that a
+// source may be down whose tables only such definitions read.
+func (s *source) holdsUp() bool {
+	if len(s.builds) == 0 {
+		return false
+	}
+	return !s.opened || slices.ContainsFunc(s.copies, func(c *copyRun) bool { return slices.ContainsFunc(s.builds, c.fills) })
+}
+
+// awaits finds the sources that the rule set being built has to wait for, and
+// shows of each whether it is one.
+func (a *appender) awaits(set *ruleset) bool {
+	any := false
+	for _, s := range a.sources {
+		held := millrace.RuleSetID(0)
+		if s.holdsUp() {
+			held, any = set.set.ID, true
+		}
+		s.status.holds(held)
+	}
+	return any
+}
+
+// activate puts the rule set being built in force once every source that its new
+// definitions read has registered its tables and has copied them for these.
+func (a *appender) activate(ctx context.Context) error {
+	set := a.feed.building()
+	if set == nil || a.awaits(set) {
+		return nil
 	}
 	if a.hasWork() {
 		if err := a.flush(ctx, 0); err != nil {

@@ -101,6 +101,7 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 	for i := range c.Sources {
 		s, k := openSource(c, i, state)
 		s.status = newStatus(s.saved.ID)
+		s.builds = f.newFrom(s.origin.tags)
 		a.sources = append(a.sources, s)
 		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
 		if looksAgain(r.rest.err) {
@@ -109,6 +110,9 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 			s.status.fail(r.rest.err)
 		}
 		runners = append(runners, r)
+	}
+	if set := f.building(); set != nil {
+		a.awaits(set) // no event comes while every source is down
 	}
 	defer a.drain()
 	writing, ctx := errgroup.WithContext(ctx)

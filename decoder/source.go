@@ -26,9 +26,12 @@ type source struct {
 	tables  map[millrace.TableID]*tableState
 	copies  []*copyRun // unfinished
 	opened  bool       // a session has registered the tables of this term's rule sets
-	eval    *evaluator
-	wide    *wideCache
-	status  *status
+	// builds are the definitions built for the rule set that is not in force yet
+	// which read the source.
+	builds []millrace.DefinitionID
+	eval   *evaluator
+	wide   *wideCache
+	status *status
 	// finished has the copies that were done in this term.
 	finished   map[millrace.CopyID]bool
 	fixedPages bool // chunks do not adapt

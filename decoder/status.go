@@ -121,6 +121,16 @@ func (s *status) heldUp(text string) {
 	s.held = text
 }
 
+// holds shows which rule set being built waits for the source; 0 for none.
+func (s *status) holds(set millrace.RuleSetID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.report.Holds != set {
+		s.report.Holds = set
+		s.hurry()
+	}
+}
+
 // copying shows what the copies are at.
 func (s *status) copying(text string) {
 	s.mu.Lock()

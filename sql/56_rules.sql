@@ -6,7 +6,10 @@ SELECT r.id AS rule_set, r.state, r.file, r.rolls_back, r.active_from, r.created
   (SELECT count(DISTINCT m->'definition') FROM jsonb_array_elements(r.mapping) m
     WHERE NOT EXISTS (SELECT FROM millrace.rule_sets o WHERE o.id < r.id AND o.mapping @> jsonb_build_array(jsonb_build_object('definition', m->'definition')))) AS new_definitions,
   c.tables AS copy_tables, c.tables_done AS copy_tables_done, c.rows AS copy_rows, c.estimate AS copy_estimate,
-  octet_length(r.content) AS bytes, md5(r.content) AS md5
+  octet_length(r.content) AS bytes, md5(r.content) AS md5,
+  CASE WHEN r.state = 'building' THEN (
+    SELECT string_agg(format('source %s: %s', s.name, coalesce(nullif(p.error, ''), nullif(p.waiting_for, ''), 'preparing')), '; ' ORDER BY s.id)
+    FROM millrace.source_reports p JOIN millrace.sources s ON s.id = p.source WHERE p.holds = r.id AND s.lost_at IS NULL) END AS waiting_for
 FROM millrace.rule_sets r
 CROSS JOIN LATERAL (
   SELECT count(*) AS tables, count(*) FILTER (WHERE c.state = 'done') AS tables_done,
@@ -31,3 +34,4 @@ COMMENT ON COLUMN millrace.rules.copy_rows IS 'Rows copied.';
 COMMENT ON COLUMN millrace.rules.copy_estimate IS 'Rows expected.';
 COMMENT ON COLUMN millrace.rules.bytes IS 'Length of the file.';
 COMMENT ON COLUMN millrace.rules.md5 IS 'MD5 of the file, to compare it with one at hand.';
+COMMENT ON COLUMN millrace.rules.waiting_for IS 'While it is being built: the sources that have not copied what its new definitions need, and what each is at or why it is down. A source that only definitions read which are fed already is not waited for.';

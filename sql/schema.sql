@@ -638,6 +638,8 @@ TABLE millrace.source_reports WITH (fillfactor=20, autovacuum_vacuum_scale_facto
     -- Bytes of WAL the source writes in an hour, at the rate of the last hour; null if unknown.
   findings text[] NOT NULL DEFAULT '{}'::text[]
     -- What stops nothing but should be looked after, each with its code and cure.
+  holds integer
+    -- The rule set being built that cannot come into force before this source has copied what it needs; null for none.
   CONSTRAINT source_reports_pkey PRIMARY KEY (source)
   CONSTRAINT source_reports_source_fkey FOREIGN KEY (source) REFERENCES millrace.sources(id) ON DELETE CASCADE
 
@@ -708,6 +710,10 @@ TABLE millrace.sources WITH (fillfactor=20, autovacuum_vacuum_scale_factor=0, au
     -- When its history was found to be lost; null while it is followed. Its rows stay until the definitions they are in are dropped.
   lost_reason text
     -- Why, in words.
+  removal_requested_at timestamp with time zone
+    -- When somebody asked for its rows to be removed (millrace source remove); the decoder does it if the source is not configured any more.
+  removal_requested_by text
+    -- Role that asked.
   CONSTRAINT sources_id_check CHECK ((id > 0))
   CONSTRAINT sources_lost CHECK ((((lost_at IS NULL) = (was IS NULL)) AND ((lost_at IS NULL) = (lost_reason IS NULL))))
   CONSTRAINT sources_name_check CHECK (((name <> ''::text) AND (octet_length(name) <= 200)))
@@ -1005,6 +1011,8 @@ VIEW millrace.rules
     -- Length of the file.
   md5 text
     -- MD5 of the file, to compare it with one at hand.
+  waiting_for text COLLATE "C"
+    -- While it is being built: the sources that have not copied what its new definitions need, and what each is at or why it is down. A source that only definitions read which are fed already is not waited for.
 
 VIEW millrace.schema_changes
   -- Changes of the sources' tables as they were noticed, and the action each took or needs.

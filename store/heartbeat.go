@@ -84,16 +84,16 @@ func (w *Writer) Report(ctx context.Context, r millrace.SourceReport) error {
 	err := w.onSide(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `
 			INSERT INTO millrace.source_reports (source, received, applied, confirmed, head, head_at, retained, slot_state, waiting_for, error_code, error, at,
-				restart_at, safe_wal, wal_rate, findings)
-			SELECT $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::pg_lsn, $7, $8, $9, $10, $11, $12, clock_timestamp(), nullif($13, '0/0')::text::pg_lsn, $14, $15, $16
+				restart_at, safe_wal, wal_rate, findings, holds)
+			SELECT $2, $3::text::pg_lsn, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::pg_lsn, $7, $8, $9, $10, $11, $12, clock_timestamp(), nullif($13, '0/0')::text::pg_lsn, $14, $15, $16, nullif($17, 0)
 			FROM millrace.head WHERE fence = $1
 			ON CONFLICT (source) DO UPDATE SET received = excluded.received, applied = excluded.applied, confirmed = excluded.confirmed,
 				head = excluded.head, head_at = excluded.head_at, retained = excluded.retained, slot_state = excluded.slot_state,
 				waiting_for = excluded.waiting_for, error_code = excluded.error_code, error = excluded.error, at = excluded.at,
-				restart_at = excluded.restart_at, safe_wal = excluded.safe_wal, wal_rate = excluded.wal_rate, findings = excluded.findings`,
+				restart_at = excluded.restart_at, safe_wal = excluded.safe_wal, wal_rate = excluded.wal_rate, findings = excluded.findings, holds = excluded.holds`,
 			w.fence, int16(r.Source), r.Received.String(), r.Applied.String(), r.Confirmed.String(), r.Head.String(),
 			timeOrNil(r.HeadAt), known(r.Retained), r.SlotState, r.WaitingFor, r.ErrorCode, r.Error,
-			r.Restart.String(), known(r.SafeWAL), known(r.WALRate), findings)
+			r.Restart.String(), known(r.SafeWAL), known(r.WALRate), findings, int32(r.Holds))
 		return err
 	})
 	if err != nil {

@@ -95,7 +95,10 @@ type RequestProgress struct {
 	SetProgress
 	// DecoderSeen is how long ago a decoder last gave a sign of life.
 	DecoderSeen time.Duration
-	// WaitingFor and Errors say what holds the sources up, in words.
+	// HeldBy says which sources the rule set waits for, and what each is at or
+	// why it is down, in words; empty while it waits for none.
+	HeldBy string
+	// WaitingFor and Errors say what holds any source up, in words.
 	WaitingFor, Errors string
 }
 
@@ -112,11 +115,11 @@ func (r *Rules) Progress(ctx context.Context, id int64) (p RequestProgress, err 
 	err = r.conn.QueryRow(ctx, `
 		SELECT q.state, q.message, coalesce(q.rule_set, 0), coalesce(r.state, ''),
 			coalesce(r.copy_tables, 0), coalesce(r.copy_tables_done, 0), coalesce(r.copy_rows, 0), coalesce(r.copy_estimate, 0),
-			extract(epoch FROM clock_timestamp() - l.at), coalesce(s.waiting_for, ''), coalesce(s.errors, '')
+			extract(epoch FROM clock_timestamp() - l.at), coalesce(r.waiting_for, ''), coalesce(s.waiting_for, ''), coalesce(s.errors, '')
 		FROM millrace.rule_requests q CROSS JOIN millrace.leader l CROSS JOIN millrace.status s
 		LEFT JOIN millrace.rules r ON r.rule_set = q.rule_set
 		WHERE q.id = $1`, id).
-		Scan(&p.State, &p.Message, &set, &p.SetState, &p.Tables, &p.TablesDone, &p.Rows, &p.Estimate, &seen, &p.WaitingFor, &p.Errors)
+		Scan(&p.State, &p.Message, &set, &p.SetState, &p.Tables, &p.TablesDone, &p.Rows, &p.Estimate, &seen, &p.HeldBy, &p.WaitingFor, &p.Errors)
 	p.RuleSet, p.DecoderSeen = millrace.RuleSetID(set), time.Duration(seen*float64(time.Second))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, fmt.Errorf("request %d is not in the sidecar", id)

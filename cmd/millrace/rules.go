@@ -244,6 +244,11 @@ func (s *rulesSession) status(ctx context.Context) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sets.at(i, "rule_set"), state, shortTime(sets.at(i, since)),
 			sets.at(i, "definitions"), sets.at(i, "new_definitions"), rows, file)
 	}
+	for i := range sets.rows {
+		if waits := sets.at(i, "waiting_for"); waits != "" {
+			fmt.Fprintf(w, "\nRule set %s waits for %s\n", sets.at(i, "rule_set"), waits)
+		}
+	}
 	for i := range pending.rows {
 		fmt.Fprintf(w, "\nRequest %s waits for a decoder: %s %s, since %s\n", pending.at(i, "id"), pending.at(i, "kind"), pending.at(i, "file"), shortTime(pending.at(i, "requested_at")))
 	}

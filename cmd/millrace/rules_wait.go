@@ -104,7 +104,10 @@ func describeProgress(p store.RequestProgress) string {
 	default:
 		text = fmt.Sprintf("rule set %d: %d of %d tables copied, %s of about %s rows", p.RuleSet, p.TablesDone, p.Tables, grouped(p.Rows), grouped(p.Estimate))
 	}
-	if p.Errors != "" {
+	switch {
+	case p.HeldBy != "":
+		text += "; waits for " + p.HeldBy
+	case p.Errors != "":
 		text += "; " + p.Errors
 	}
 	return text
