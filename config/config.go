@@ -172,6 +172,9 @@ type Telemetry struct {
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
 	// LogFormat is text or json. Defaults to text.
 	LogFormat string `yaml:"log_format"`
+	// LogLevel is the least that is logged: debug, info, warn or error.
+	// Defaults to info.
+	LogLevel string `yaml:"log_level"`
 }
 
 // API is the admin API, for scripts and dashboards.
@@ -220,7 +223,7 @@ func Default() Config {
 		},
 		Compaction: Compaction{Interval: time.Minute, Horizon: 10 * time.Minute, Defragment: true},
 		History:    History{Keep: 7 * 24 * time.Hour},
-		Telemetry:  Telemetry{LogFormat: "text"},
+		Telemetry:  Telemetry{LogFormat: "text", LogLevel: "info"},
 	}
 }
 

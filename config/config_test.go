@@ -74,7 +74,7 @@ decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_w
 compaction: { interval: 2m, horizon: 0s }
 history: { keep: 1d }
 api: { tokens: [!env API_TOKEN] }
-telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json }
+telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json, log_level: warn }
 `, "SECOND=postgres://two/b", "KEY=c2VjcmV0", "API_TOKEN=0123456789abcdef")
 	want := &Config{
 		Sources: []Source{
@@ -98,7 +98,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 		Compaction: Compaction{Interval: 2 * time.Minute, Defragment: true},
 		History:    History{Keep: 24 * time.Hour},
 		API:        API{Tokens: []Token{"0123456789abcdef"}},
-		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json"},
+		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json", LogLevel: "warn"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -44,6 +44,7 @@ func (d *decoder) validate(c *Config) {
 	d.atLeast("compaction.interval", c.Compaction.Interval, time.Second)
 	d.atLeast("history.keep", c.History.Keep, time.Minute)
 	d.oneOf("telemetry.log_format", c.Telemetry.LogFormat, "text", "json")
+	d.oneOf("telemetry.log_level", c.Telemetry.LogLevel, "debug", "info", "warn", "error")
 	if c.Telemetry.MetricsListen != "" {
 		d.address("telemetry.metrics_listen", c.Telemetry.MetricsListen)
 	}

@@ -70,6 +70,7 @@ func (r *Relay) asEnding(err error) ending {
 		return e
 	case errors.As(err, &denied):
 		r.meters.denied.WithLabelValues(string(denied.Code)).Inc()
+		r.log.Debug("a token was refused", "code", denied.Code, "why", denied.Description)
 		return ending{code: denied.Code, status: denied.Status(), close: protocol.CloseUnauthorized, text: denied.Description}
 	case errors.As(err, &malformed):
 		return ending{code: protocol.CodeInvalid, status: http.StatusBadRequest, close: protocol.CloseMalformed, text: malformed.Error()}

@@ -235,6 +235,7 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 	r.group.Add(1)
 	s.meters.opened.Inc()
 	s.meters.sessions.Inc()
+	s.logOpened(ctx)
 	return ctx, func() {
 		cancel()
 		r.mu.Lock()
@@ -244,6 +245,7 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 		}
 		r.mu.Unlock()
 		s.leave()
+		s.logEnded(context.WithoutCancel(ctx))
 		s.meters.sessions.Dec()
 		r.group.Done()
 	}, nil

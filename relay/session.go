@@ -66,6 +66,7 @@ type session struct {
 	asks    bool // for a view of the same request
 	resolve bool // for the request to be resolved
 	end     *ending
+	broke   error   // what ended the work
 	worker  *worker // nil until the session is started
 	working bool    // a goroutine is at work
 	again   bool    // it has to look once more before it ends
@@ -75,7 +76,7 @@ type session struct {
 	sent         atomic.Int64 // checkpoint completed last
 	sending      atomic.Int64 // checkpoint being sent, 0 if none is
 	acknowledged atomic.Int64
-	bytes        atomic.Int64
+	ops, bytes   atomic.Int64
 }
 
 // transport sends lines to one client.
@@ -294,6 +295,7 @@ func (s *session) send(ctx context.Context, t transport, o *output) error {
 		return err
 	}
 	n := o.size()
+	s.ops.Add(int64(o.ops))
 	s.bytes.Add(int64(n))
 	s.meters.sent(n, o.ops)
 	if o.completed {
@@ -347,7 +349,7 @@ func (s *session) unread(ctx context.Context, err error) error {
 		s.failing = time.Now()
 	}
 	if !errors.Is(err, ErrUnavailable) || time.Since(s.failing) > readPatience {
-		s.relay.log.Warn("reading a page", "error", err, "user", s.user)
+		s.log().Warn("reading a page", "error", err)
 		return ending{code: protocol.CodeRestarting, close: protocol.CloseRestarting, text: "the sidecar cannot be read at the moment"}
 	}
 	timer := time.NewTimer(readPause)

@@ -68,12 +68,8 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 	if err := t.begin(); err != nil {
 		return
 	}
-	err = s.run(ctx, t)
+	_ = s.run(ctx, t) // the session tells why it ended
 	t.end()
-	var e ending
-	if !errors.As(err, &e) && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
-		r.log.Debug("a stream broke", "error", err, "user", s.user)
-	}
 }
 
 // httpStream sends lines as the body of a response, flushing after each send.

@@ -74,6 +74,9 @@ func (s *session) work(w *worker) {
 		if err := s.pass(w); err != nil {
 			// Nobody begins to work again.
 			w.clock.alarm.Stop()
+			s.mu.Lock()
+			s.broke = err
+			s.mu.Unlock()
 			w.ended(err)
 			return
 		}

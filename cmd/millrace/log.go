@@ -78,6 +78,15 @@ func redactAttr(a slog.Attr) slog.Attr {
 	}
 }
 
+// logLevel is a level of the configuration, which has been checked.
+func logLevel(name string) slog.Level {
+	level := slog.LevelInfo
+	if err := level.UnmarshalText([]byte(name)); err != nil {
+		return slog.LevelInfo
+	}
+	return level
+}
+
 // newLogger writes to w as text or json.
 func newLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
 	return slog.New(redacting{newHandler(w, format, level)})

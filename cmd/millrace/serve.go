@@ -92,7 +92,7 @@ says where.`,
 					return err
 				}
 			}
-			log := newLogger(env.stderr, cfg.Telemetry.LogFormat, slog.LevelInfo)
+			log := newLogger(env.stderr, cfg.Telemetry.LogFormat, logLevel(cfg.Telemetry.LogLevel))
 			for _, w := range cfg.Warnings {
 				log.Warn(w)
 			}
