@@ -794,6 +794,9 @@ FUNCTION millrace.rule_set_at(op_id bigint) RETURNS integer STABLE SET search_pa
 FUNCTION millrace.serves(definition integer, op_id bigint) RETURNS boolean STABLE SET search_path=pg_catalog
   -- Whether a definition is in the rule set in force at an op id. Only then clients see anything of it.
 
+FUNCTION millrace.stay_ops(definition integer, bucket bigint, type text, row_id text, subkey text, since_op bigint, until_op bigint) RETURNS jsonb STABLE SET search_path=pg_catalog
+  -- The ops of a row in a bucket from the one with which it entered to the one with which it left (null: it is there), as far as they are kept, as row_history shows them; null if there are none.
+
 FUNCTION millrace.user_values(stream text, user_id text) RETURNS TABLE(value jsonb, since_op bigint, until_op bigint, path text) STABLE SET search_path=pg_catalog
   -- The values that the parameter lookups of a stream or bucket definition give a user, with the op ids since and until which (null: still) and the rows that do it. Lookups with a single key, at most four after another; ended ones as far as history.keep.
 
