@@ -135,7 +135,7 @@ type Decoder struct {
 	// save the source's disk; 0 never does. Defaults to 0.
 	SlotMaxLag Bytes `yaml:"slot_max_lag"`
 	// Heartbeat is how often an idle source is sent a message, so that the
-	// slot moves on. Defaults to 60s.
+	// slot moves on; 0 never does. Defaults to 60s.
 	Heartbeat time.Duration `yaml:"heartbeat"`
 	// OnDrop says what becomes of a dropped table's rows: remove or keep.
 	// Defaults to remove.

@@ -227,6 +227,8 @@ func TestFindings(t *testing.T) {
 			`m.yaml:3:26: error: decoder.snapshot_rate: must be 0 or at least 64KiB`},
 		{"workers", src + "decoder: {snapshot_workers: 0}\n", nil,
 			`m.yaml:3:29: error: decoder.snapshot_workers: must be from 1 to 32`},
+		{"heartbeat", src + "decoder: {heartbeat: 10ms}\n", nil,
+			`m.yaml:3:22: error: decoder.heartbeat: must be 0s or at least 1s (0s writes nothing to an idle source)`},
 		{"on_drop", src + "decoder: {on_drop: ignore}\n", nil,
 			`m.yaml:3:20: error: decoder.on_drop: "ignore" is not one of remove, keep`},
 		{"zero limit", src + "relay: {node_max: 0}\n", nil,
@@ -251,6 +253,13 @@ func TestFindings(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestNoHeartbeat(t *testing.T) {
+	cfg, err := Parse("m.yaml", []byte("sources: [{uri: 'postgres://src/app'}]\nsidecar: {uri: 'postgres://side/m'}\ndecoder: {heartbeat: 0s}\n"), nil)
+	if err != nil || cfg.Decoder.Heartbeat != 0 {
+		t.Errorf("%v, %v", cfg, err)
 	}
 }
 

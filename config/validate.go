@@ -184,7 +184,9 @@ func (d *decoder) validateDecoder(c *Decoder) {
 	if least := Bytes(64 << 20); c.SlotMaxLag != 0 && c.SlotMaxLag < least {
 		d.fail("decoder.slot_max_lag", "0 never drops a slot", "must be 0 or at least %v", least)
 	}
-	d.atLeast("decoder.heartbeat", c.Heartbeat, time.Second)
+	if c.Heartbeat != 0 && c.Heartbeat < time.Second {
+		d.fail("decoder.heartbeat", "0s writes nothing to an idle source", "must be 0s or at least %v", time.Second)
+	}
 	d.oneOf("decoder.on_drop", c.OnDrop, "remove", "keep")
 }
 

@@ -207,6 +207,7 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 		return err
 	}
 	c.machine.merged(r.chunk)
+	c.source.merged.Add(1)
 	c.saved.Rows += merged
 	if r.chunk.keys == nil && merged > 0 && c.saved.Estimate < c.saved.Rows {
 		c.saved.Estimate = c.saved.Rows

@@ -120,7 +120,7 @@ func TestCopyMergesPagesInOrder(t *testing.T) {
 	}
 }
 
-func TestCopyOfEmptyTable(t *testing.T) {
+func TestRA15_CopyOfEmptyTable(t *testing.T) {
 	c := enter(t, "100:100:")
 	ch := c.ask(4, 10)
 	c.answer(ch, snap(t, "100:100:"), 7, 0)

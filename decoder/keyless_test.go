@@ -33,7 +33,7 @@ func TestContentKey(t *testing.T) {
 
 // RA-17: tables without a key, under inserts while they are copied and with
 // restarts: none missing, none twice.
-func TestRA17KeylessTable(t *testing.T) {
+func TestRA17_KeylessTable(t *testing.T) {
 	for _, identity := range []string{"default", "nothing", "full"} {
 		t.Run(identity, func(t *testing.T) {
 			f := scenario(t, rulesFor("all", "SELECT id, v FROM t"),

@@ -11,7 +11,7 @@ import (
 
 // RA-29, I8: a large transaction, and a large table, take no more memory than
 // the bounds say.
-func TestMemoryIsBounded(t *testing.T) {
+func TestRA29_MemoryIsBounded(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules,
 		"create table t(id int primary key, v int, big text)",
 		"insert into t select g, 0, repeat(md5(g::text), 20) from generate_series(1, 100000) g")

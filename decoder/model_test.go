@@ -52,7 +52,7 @@ type modelCase struct {
 	without rule // left out: the copy must be wrong
 }
 
-func TestModel(t *testing.T) {
+func TestRA10_RA11_RA12_RA13_Model(t *testing.T) {
 	seeds := 1
 	if s := os.Getenv("MILLRACE_MODEL_SEEDS"); s != "" {
 		n, err := strconv.Atoi(s)

@@ -48,7 +48,7 @@ func (f *fixture) slots() (n int) {
 // RA-43, RA-44, RA-04: history that is lost while the decoder is stopped is
 // found before streaming. A new one is built, what clients have stays until it is
 // exact, and there is one slot in the end.
-func TestRA43_LostHistory(t *testing.T) {
+func TestRA04_RA43_RA44_LostHistory(t *testing.T) {
 	for name, lose := range map[string]func(f *fixture){
 		"RA-43 slot dropped": func(f *fixture) {
 			f.exec("select pg_drop_replication_slot($1)", f.config.Sources[0].Slot)

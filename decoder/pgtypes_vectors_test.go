@@ -50,9 +50,9 @@ var vectorOptions = map[string]pgvalue.Options{
 	"edition1_custom_types_only": {CustomTypes: true, FractionDigits: 6},
 }
 
-// TestPGTypeVectors reads the shared vectors; MILLRACE_PGTYPE_VECTORS names a
+// TestRA37_PGTypeVectors reads the shared vectors; MILLRACE_PGTYPE_VECTORS names a
 // folder with others of the same form.
-func TestPGTypeVectors(t *testing.T) {
+func TestRA37_PGTypeVectors(t *testing.T) {
 	dir := "testdata/pg-types"
 	if other := os.Getenv("MILLRACE_PGTYPE_VECTORS"); other != "" {
 		dir = other

@@ -46,7 +46,7 @@ func (f *fixture) survive(done func() error) (faults int) {
 }
 
 // RA-32: whatever step fails, nothing is lost, and nothing is applied twice.
-func TestFaultsWhileStreaming(t *testing.T) {
+func TestRA32_FaultsWhileStreaming(t *testing.T) {
 	for _, step := range []sinktest.Step{sinktest.BeforeApply, sinktest.AfterApply, sinktest.BeforeWide, sinktest.BeforeCommit, sinktest.AfterCommit} {
 		t.Run(string(step), func(t *testing.T) {
 			f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
@@ -90,7 +90,7 @@ func TestFaultsWhileStreaming(t *testing.T) {
 
 // RA-08: a first start that fails at any step leaves one slot and the right
 // data.
-func TestFaultsOfFirstStart(t *testing.T) {
+func TestRA08_FaultsOfFirstStart(t *testing.T) {
 	for _, step := range []sinktest.Step{sinktest.BeforeSave, sinktest.AfterSave, sinktest.BeforeCommit, sinktest.AfterCommit} {
 		for nth := 1; ; nth++ {
 			f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)

@@ -84,7 +84,7 @@ func (f *fixture) ids() map[string]millrace.DefinitionID {
 
 // RA-48: a deploy while the decoder runs copies only what the changed
 // definition needs, and the others go on with what they have.
-func TestDeployWhileRunning(t *testing.T) {
+func TestRA47_RA48_DeployWhileRunning(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), deployRules("v"), deployTables...)
 	f.start()
 	f.inForce(1)
@@ -202,7 +202,7 @@ func TestDeployThatChangesNothing(t *testing.T) {
 
 // P86: a deploy while one is being built takes its place. What both have goes
 // on being copied, and what only the first has is given up.
-func TestDeployReplacesOneBeingBuilt(t *testing.T) {
+func TestRA49_DeployReplacesOneBeingBuilt(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), deployRules("v"), deployTables...)
 	gate := make(chan struct{})
 	f.config.wrap = func(r chunkReader) chunkReader { return &heldReader{r, gate} }
@@ -313,7 +313,7 @@ func TestTableComesBack(t *testing.T) {
 
 // Whatever step of a deploy fails, the next term goes on with it, and it is in
 // force at last with the right content.
-func TestFaultsOfDeploy(t *testing.T) {
+func TestRA47_FaultsOfDeploy(t *testing.T) {
 	for _, step := range []sinktest.Step{sinktest.BeforeSave, sinktest.AfterSave, sinktest.BeforeCommit, sinktest.AfterCommit} {
 		for nth := 1; ; nth++ {
 			f := newFixture(t, pgtest.Shared(t), deployRules("v"), deployTables...)
@@ -346,7 +346,7 @@ func TestFaultsOfDeploy(t *testing.T) {
 }
 
 // Of several requests the last one counts.
-func TestLastRequestCounts(t *testing.T) {
+func TestRA49_LastRequestCounts(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), deployRules("v"), deployTables...)
 	a := f.sidecar.Request(millrace.RuleRequest{Kind: millrace.RequestDeploy, Content: deployRules("v, w")})
 	b := f.sidecar.Request(millrace.RuleRequest{Kind: millrace.RequestDeploy, Content: deployRules("w")})

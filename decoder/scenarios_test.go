@@ -37,7 +37,7 @@ func rulesFor(bucket string, queries ...string) string {
 }
 
 // The decoder's own columns in a filter and a list: exactly these are read.
-func TestRA18ColumnListAndFilter(t *testing.T) {
+func TestRA18_ColumnListAndFilter(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT * FROM t"),
 		"create table t(id int primary key, v int, secret text)",
 		"insert into t select g, g, 'secret' from generate_series(1, 30) g",
@@ -52,7 +52,7 @@ func TestRA18ColumnListAndFilter(t *testing.T) {
 }
 
 // P25: the key is in attribute order, whatever the order of the index.
-func TestRA19CompositeKeyOrder(t *testing.T) {
+func TestRA19_CompositeKeyOrder(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT a || '.' || b AS id, c AS v FROM t"),
 		"create table t(b text, a text, c int, primary key (a, b))",
 		"insert into t select g::text, (g%3)::text, 0 from generate_series(1, 40) g")
@@ -64,7 +64,7 @@ func TestRA19CompositeKeyOrder(t *testing.T) {
 }
 
 // P24: an inheritance parent and its child, each under its own table.
-func TestRA16Inheritance(t *testing.T) {
+func TestRA16_Inheritance(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT id, v FROM p", "SELECT id, v FROM p_child"),
 		"create table p(id int primary key, v int)",
 		"create table p_child(primary key (id)) inherits (p)",
@@ -79,7 +79,7 @@ func TestRA16Inheritance(t *testing.T) {
 
 // P47: an unchanged long value under each identity, then a key change, then a
 // delete.
-func TestRA22UnchangedLongValue(t *testing.T) {
+func TestRA22_UnchangedLongValue(t *testing.T) {
 	for _, identity := range []string{"default", "using index other", "full"} {
 		t.Run(identity, func(t *testing.T) {
 			f := scenario(t, wideRules, wideTable(identity)...)
@@ -96,7 +96,7 @@ func TestRA22UnchangedLongValue(t *testing.T) {
 }
 
 // P45: a key change where the client's row id is the key, and where it is not.
-func TestRA24KeyChange(t *testing.T) {
+func TestRA24_KeyChange(t *testing.T) {
 	f := scenario(t, rulesFor("own", "SELECT id, v FROM t")+"  other:\n    data:\n      - SELECT name AS id, v FROM t\n",
 		"create table t(id int primary key, name text, v int)",
 		"insert into t select g, 'n'||g, 0 from generate_series(1, 20) g")
@@ -113,7 +113,7 @@ func TestRA24KeyChange(t *testing.T) {
 }
 
 // P45: both rows of a swap in one statement survive.
-func TestRA25SwapUnderFull(t *testing.T) {
+func TestRA25_SwapUnderFull(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT id, v FROM t"),
 		"create table t(id int, v text, constraint k primary key (id))",
 		"alter table t replica identity full",
@@ -125,7 +125,7 @@ func TestRA25SwapUnderFull(t *testing.T) {
 
 // TRUNCATE of one table, of several with CASCADE, and followed by an INSERT in
 // its transaction: one checkpoint each.
-func TestRA27Truncate(t *testing.T) {
+func TestRA27_Truncate(t *testing.T) {
 	f := scenario(t, rulesFor("p", "SELECT id, v FROM p")+"  c:\n    data:\n      - SELECT id, v FROM c\n",
 		"create table p(id int primary key, v int)", "create table c(id int primary key, v int, p int references p)",
 		"insert into p select g, 0 from generate_series(1, 50) g", "insert into c select g, 0, g from generate_series(1, 50) g")
@@ -141,7 +141,7 @@ func TestRA27Truncate(t *testing.T) {
 }
 
 // P15: types of the user, a label added and a type renamed while streaming.
-func TestRA36UserTypes(t *testing.T) {
+func TestRA36_UserTypes(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT id, m AS v FROM t"),
 		"create type mood as enum ('sad', 'ok')", "create domain short as text check (length(value) < 9)",
 		"create table t(id int primary key, m mood, ms mood[], d short, r int4range)",
@@ -157,7 +157,7 @@ func TestRA36UserTypes(t *testing.T) {
 
 // The stream tells rows from before ALTER … USING with their old value; the
 // table's content counts.
-func TestRA39AlterTypeAfterInsert(t *testing.T) {
+func TestRA39_AlterTypeAfterInsert(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT id, v FROM t"),
 		"create table t(id int primary key, v int)", "insert into t select g, g from generate_series(1, 20) g")
 	f.exec("begin; insert into t values (100, 20); update t set v = 21 where id = 3; alter table t alter v type text using v || '!'; insert into t values (101, 'new'); commit")
@@ -165,7 +165,7 @@ func TestRA39AlterTypeAfterInsert(t *testing.T) {
 }
 
 // Renames within a pattern: into it, out of it, and a cycle in one transaction.
-func TestRA40Renames(t *testing.T) {
+func TestRA40_Renames(t *testing.T) {
 	f := scenario(t, rulesFor("all", `SELECT id, v FROM "t%"`),
 		"create table t1(id int primary key, v text)", "create table t2(id int primary key, v text)", "create table x(id int primary key, v text)",
 		"insert into t1 select g, 'one' from generate_series(1, 10) g", "insert into t2 select g, 'two' from generate_series(11, 20) g",
@@ -186,7 +186,7 @@ func TestRA40Renames(t *testing.T) {
 }
 
 // P69: the same table in many schemas, one of which comes and one goes.
-func TestRA41Tenants(t *testing.T) {
+func TestRA41_Tenants(t *testing.T) {
 	const tenants = 30
 	var statements []string
 	for i := range tenants {
@@ -212,7 +212,7 @@ func TestRA41Tenants(t *testing.T) {
 
 // P78: a row moves between partitions; the parent, then one leaf is truncated;
 // a partition with rows is attached, another detached.
-func TestRA42Partitions(t *testing.T) {
+func TestRA42_Partitions(t *testing.T) {
 	f := scenario(t, rulesFor("all", "SELECT id, v FROM e"),
 		"create table e(id int, v int, part int, primary key (id, part)) partition by list (part)",
 		"create table e1 partition of e for values in (1)", "create table e2 partition of e for values in (2)",

@@ -51,7 +51,7 @@ func (f *fixture) follows(key, query string) {
 // Changes of a table after which its rows are read again: each at once with a
 // following row, which tells of it in the stream, and with none, when only the
 // catalog does.
-func TestRA38TableIsCopiedAgain(t *testing.T) {
+func TestRA38_TableIsCopiedAgain(t *testing.T) {
 	for _, c := range []struct{ name, sql, query string }{
 		{"identity full", "alter table t replica identity full", ""},
 		{"identity index", "alter table t replica identity using index other", ""},
@@ -97,7 +97,7 @@ func TestRA38TableIsCopiedAgain(t *testing.T) {
 }
 
 // The table is changed while the decoder is down.
-func TestTableMadeAgain(t *testing.T) {
+func TestRA38_TableMadeAgain(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
 	f.start()
 	f.settled()
@@ -108,7 +108,7 @@ func TestTableMadeAgain(t *testing.T) {
 }
 
 // A dropped table, and one that the rules do not read by its new name.
-func TestTableIsDropped(t *testing.T) {
+func TestRA38_TableIsDropped(t *testing.T) {
 	for _, sql := range []string{"drop table t", "alter table t rename to u", "create schema s; alter table t set schema s"} {
 		for _, policy := range []string{"remove", "keep"} {
 			t.Run(sql+"/"+policy, func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestTableIsDropped(t *testing.T) {
 }
 
 // Columns that come, go and change their name are taken as they are.
-func TestColumnsChange(t *testing.T) {
+func TestRA38_ColumnsChange(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), strings.Replace(wideRules, "id, v, big", "*", 1), wideTable("default")...)
 	f.start()
 	f.settled()
@@ -173,7 +173,7 @@ func TestRelationToldAgain(t *testing.T) {
 }
 
 // A table that the rules name and that is made while the stream runs.
-func TestTableAppears(t *testing.T) {
+func TestRA38_TableAppears(t *testing.T) {
 	rules := wideRules + "  more:\n    data:\n      - SELECT id, v FROM later\n"
 	f := newFixture(t, pgtest.Shared(t), rules, append(wideTable("default"), "create publication millrace for all tables")...)
 	f.start()
@@ -191,7 +191,7 @@ func TestTableAppears(t *testing.T) {
 }
 
 // A table that goes while it is copied for the first time counts as empty.
-func TestTableGoesWhileCopied(t *testing.T) {
+func TestRA15_TableGoesWhileCopied(t *testing.T) {
 	rules := wideRules + "  more:\n    data:\n      - SELECT id, v FROM later\n"
 	f := newFixture(t, pgtest.Shared(t), rules, append(wideTable("default"),
 		"create table later(id int primary key, v int)", "insert into later values (1, 1)")...)

@@ -268,7 +268,7 @@ func (r *runner) run(ctx context.Context) error {
 		}
 	}
 	for {
-		began := time.Now()
+		before := r.source.advanced()
 		err := r.connect(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -277,7 +277,7 @@ func (r *runner) run(ctx context.Context) error {
 		if errors.As(err, &restart) {
 			return restart
 		}
-		if time.Since(began) > time.Minute {
+		if r.source.advanced() != before {
 			r.attempts = 0
 		}
 		r.known.lookFor(err)

@@ -38,7 +38,9 @@ type source struct {
 	described  time.Time
 	// reached is durable, for the source's runner.
 	reached atomic.Uint64
-	unseen  unseen
+	// merged counts chunks, likewise.
+	merged atomic.Uint64
+	unseen unseen
 
 	// position is how far the source's transactions are evaluated, flushed how
 	// far they were handed to the writer with a flush, durable how far they
@@ -47,6 +49,14 @@ type source struct {
 	// nagged counts keepalives that repeat a position which is not durable: a
 	// server that shuts down sends them until it is confirmed (P89).
 	nagged int
+}
+
+// advancement is how far a source has come; it changes with any progress.
+type advancement struct{ reached, merged uint64 }
+
+// advanced may be called by any goroutine.
+func (s *source) advanced() advancement {
+	return advancement{s.reached.Load(), s.merged.Load()}
 }
 
 // confirm tells the source what may be told: durable and visible (I4).
@@ -410,7 +420,7 @@ func hasUnchanged(t *pgoutput.Tuple) bool {
 }
 
 // retryAfter is how long to wait before the next session. It grows with the
-// number of attempts; a source that somebody has to look after rests.
+// number of attempts without progress (P11); a source that somebody has to look after rests.
 func retryAfter(attempt int, rest time.Duration, err error) time.Duration {
 	var stop *SourceError
 	switch {

@@ -33,7 +33,7 @@ func wideTable(identity string) []string {
 }
 
 // P47, P45: values that an update leaves out, under every identity.
-func TestUnchangedLongValues(t *testing.T) {
+func TestRA22_RA23_UnchangedLongValues(t *testing.T) {
 	for _, identity := range []string{"default", "using index other", "full"} {
 		t.Run(identity, func(t *testing.T) {
 			f := newFixture(t, pgtest.Shared(t), wideRules, wideTable(identity)...)
@@ -83,7 +83,7 @@ func TestLongValueOfAShrunkRow(t *testing.T) {
 }
 
 // RA-27, RA-28
-func TestTruncateAndSavepoints(t *testing.T) {
+func TestRA28_TruncateAndSavepoints(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
 	f.start()
 	f.settled()
@@ -102,7 +102,7 @@ func TestTruncateAndSavepoints(t *testing.T) {
 }
 
 // RA-31: transactions become visible whole, in commit order.
-func TestTransactionsAreWhole(t *testing.T) {
+func TestRA31_TransactionsAreWhole(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules,
 		"create table t(id int primary key, v int, big text)",
 		"insert into t select g, 0, '' from generate_series(1,50) g")
@@ -142,7 +142,7 @@ func TestTransactionsAreWhole(t *testing.T) {
 }
 
 // RA-29: a transaction far above the memory bound.
-func TestLargeTransaction(t *testing.T) {
+func TestRA29_LargeTransaction(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
 	f.config.BatchMaxBytes = 1 << 20
 	f.start()

@@ -30,7 +30,7 @@ func (s *system) leads(within time.Duration) time.Duration {
 }
 
 // Two decoders on one sidecar: one works; after kill -9 the other does.
-func TestStandbyTakesOverAfterKill(t *testing.T) {
+func TestRA09_StandbyTakesOverAfterKill(t *testing.T) {
 	s := newSystem(t, options{})
 	a := s.start()
 	s.caughtUp(startTimeout)
@@ -60,7 +60,7 @@ func TestStandbyTakesOverAfterKill(t *testing.T) {
 // The same after SIGSTOP, at a moment when the old leader is writing; when it
 // wakes it writes nothing, and becomes the standby: it leads again once the
 // other is gone.
-func TestStandbyTakesOverAfterFreeze(t *testing.T) {
+func TestRA09_StandbyTakesOverAfterFreeze(t *testing.T) {
 	s := newSystem(t, options{})
 	a := s.start()
 	s.caughtUp(startTimeout)

@@ -62,7 +62,7 @@ func TestSourceRestartsUnderLoad(t *testing.T) {
 }
 
 // A fast stop of the source ends soon while the decoder streams, idle (RA-53).
-func TestSourceStopsFast(t *testing.T) {
+func TestRA53_SourceStopsFast(t *testing.T) {
 	s := newSystem(t, options{ownSource: true})
 	p := s.start()
 	s.caughtUp(startTimeout)
@@ -110,7 +110,7 @@ func TestConnectionsCutUnderLoad(t *testing.T) {
 
 // An idle source: the checkpoint's position follows what is written elsewhere
 // on it, so that the slot does not hold back WAL for ever.
-func TestPositionFollowsUnrelatedWrites(t *testing.T) {
+func TestRA34_PositionFollowsUnrelatedWrites(t *testing.T) {
 	s := newSystem(t, options{})
 	s.start()
 	s.caughtUp(startTimeout)

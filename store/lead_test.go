@@ -176,9 +176,9 @@ func TestHeartbeatNoticesALostFence(t *testing.T) {
 	waitLost(t, x.w)
 }
 
-// TestSidecarOfAnotherServer gives the head another identity: a dump restored
+// TestRA46_SidecarOfAnotherServer gives the head another identity: a dump restored
 // elsewhere, or a standby promoted.
-func TestSidecarOfAnotherServer(t *testing.T) {
+func TestRA46_SidecarOfAnotherServer(t *testing.T) {
 	x := newWorld(t, Options{})
 	prefixes := lines(t, x.conn, `SELECT id, wire_prefix FROM millrace.definition_versions ORDER BY id`)
 	op := x.w.head.OpID

@@ -10,7 +10,7 @@ import (
 // A source whose history is lost gets a successor of its name; the definitions
 // that read it get successors too, the others keep their history. What is served
 // does not change.
-func TestRestartHistory(t *testing.T) {
+func TestRA46_RestartHistory(t *testing.T) {
 	for _, restored := range []bool{false, true} {
 		x := newWorld(t, Options{})
 		x.history(t)
@@ -79,7 +79,7 @@ func TestRestartHistory(t *testing.T) {
 
 // SA: a sidecar that was restored by an operator's word: the leader loses its
 // term, all names are new, and op ids never go back.
-func TestRestoredByAnOperator(t *testing.T) {
+func TestRA46_RestoredByAnOperator(t *testing.T) {
 	x := newWorld(t, quick)
 	x.history(t)
 	old := x.w

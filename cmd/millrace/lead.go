@@ -137,7 +137,7 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 		SpoolMax:        int64(cfg.Decoder.SpoolMax),
 		SnapshotWorkers: int(cfg.Decoder.SnapshotWorkers),
 		SnapshotRate:    int64(cfg.Decoder.SnapshotRate),
-		Heartbeat:       cfg.Decoder.Heartbeat,
+		Heartbeat:       heartbeat(cfg),
 		OnDrop:          cfg.Decoder.OnDrop,
 		Logger:          log,
 
@@ -145,6 +145,14 @@ func decoderConfig(cfg *config.Config, log *slog.Logger) (decoder.Config, error)
 	}
 	d.Sources = decoderSources(cfg)
 	return d, nil
+}
+
+// heartbeat is negative for never, which is 0 in the file.
+func heartbeat(cfg *config.Config) time.Duration {
+	if cfg.Decoder.Heartbeat == 0 {
+		return -1
+	}
+	return cfg.Decoder.Heartbeat
 }
 
 func decoderSources(cfg *config.Config) (list []decoder.SourceConfig) {

@@ -38,7 +38,7 @@ func TestPreflightOfAGoodSource(t *testing.T) {
 }
 
 // RA-01, RA-02: the server's settings.
-func TestPreflightOfTheServer(t *testing.T) {
+func TestRA01_RA02_PreflightOfTheServer(t *testing.T) {
 	server := pgtest.New(t, pgtest.Options{Settings: map[string]string{"wal_level": "replica", "max_replication_slots": "1", "max_wal_senders": "1"}})
 	d := newDatabase(t, server.Database(t), "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t",
 		"SELECT pg_create_physical_replication_slot('standby_a')")
@@ -55,7 +55,7 @@ func TestPreflightOfTheServer(t *testing.T) {
 }
 
 // RA-03: roles that lack rights.
-func TestPreflightOfTheRole(t *testing.T) {
+func TestRA03_PreflightOfTheRole(t *testing.T) {
 	d := newDatabase(t, pgtest.Shared(t).Database(t), `
 		CREATE TABLE mine (id int PRIMARY KEY);
 		CREATE TABLE closed (id int PRIMARY KEY, v text);
@@ -94,7 +94,7 @@ func TestPreflightOfTheRole(t *testing.T) {
 }
 
 // RA-04, RA-05: publications.
-func TestPreflightOfThePublication(t *testing.T) {
+func TestRA04_RA05_PreflightOfThePublication(t *testing.T) {
 	d := newDatabase(t, pgtest.Shared(t).Database(t), "CREATE TABLE t (id int PRIMARY KEY)", `CREATE TABLE "Odd ""x" (id int PRIMARY KEY)`)
 	s := d.source()
 	list, _ := preflight(t, s)
@@ -224,7 +224,7 @@ func TestConnectErrors(t *testing.T) {
 }
 
 // RA-06, P13: defaults of the role do not reach us.
-func TestRoleDefaultsDoNotLeak(t *testing.T) {
+func TestRA06_RoleDefaultsDoNotLeak(t *testing.T) {
 	d := newDatabase(t, pgtest.Shared(t).Database(t),
 		"CREATE TABLE t (id int PRIMARY KEY, at timestamptz, b bytea, f float8, i interval)",
 		`INSERT INTO t VALUES (1, '2024-01-02 03:04:05+00', '\x01ff', 0.1::float8 + 0.2::float8, '1 day 2 hours')`,

@@ -58,7 +58,7 @@ func TestSlotNamedLikeAKeyword(t *testing.T) {
 }
 
 // RA-07, P18: waiting for transactions is told, bounded, and leaves nothing.
-func TestSlotCreationWaits(t *testing.T) {
+func TestRA07_SlotCreationWaits(t *testing.T) {
 	d := newDatabase(t, pgtest.New(t, pgtest.Options{}).Database(t), "CREATE TABLE t (id int PRIMARY KEY)")
 	s := d.source()
 	d.exec("SET application_name = 'nightly job'", "BEGIN", "INSERT INTO t VALUES (1)")
@@ -185,7 +185,7 @@ func TestCheckHistory(t *testing.T) {
 }
 
 // RA-44: a slot that somebody advanced is noticed.
-func TestAdvancedSlot(t *testing.T) {
+func TestRA44_AdvancedSlot(t *testing.T) {
 	d := newDatabase(t, pgtest.Shared(t).Database(t), "CREATE TABLE t (id int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t")
 	s := d.source()
 	created, err := s.CreateSlot(t.Context(), d.name, nil)

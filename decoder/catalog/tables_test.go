@@ -230,7 +230,7 @@ func TestBuiltinTypes(t *testing.T) {
 }
 
 // RA-41, P69: the number of queries does not grow with the tables.
-func TestManyTables(t *testing.T) {
+func TestRA41_ManyTables(t *testing.T) {
 	d := newDatabase(t, pgtest.Shared(t).Database(t))
 	var sql strings.Builder
 	for i := range 100 {

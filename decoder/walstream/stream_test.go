@@ -127,7 +127,7 @@ func TestResumesBehindTheConfirmedPosition(t *testing.T) {
 
 // The position of a keepalive can be confirmed and moves the slot past WAL
 // that holds nothing for us (P59, RA-34).
-func TestKeepaliveMovesTheSlot(t *testing.T) {
+func TestRA34_KeepaliveMovesTheSlot(t *testing.T) {
 	src := newSource(t, pgtest.Shared(t).Database(t), table, "CREATE UNLOGGED TABLE u (i int)", "CREATE TABLE x (i int)")
 	src.exec("DROP PUBLICATION p", "CREATE PUBLICATION p FOR TABLE t", "SELECT pg_drop_replication_slot('"+src.slot+"')",
 		"SELECT pg_create_logical_replication_slot('"+src.slot+"', 'pgoutput')")
@@ -303,7 +303,7 @@ func TestSpoolMax(t *testing.T) {
 
 // A slow consumer holds the server back, and wal_sender_timeout does not end
 // the connection (P57, RA-33).
-func TestSlowConsumerSurvivesSenderTimeout(t *testing.T) {
+func TestRA33_SlowConsumerSurvivesSenderTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -340,7 +340,7 @@ func TestSlowConsumerSurvivesSenderTimeout(t *testing.T) {
 }
 
 // P89: a consumer that stands still ends the connection.
-func TestStalledConsumerEndsTheConnection(t *testing.T) {
+func TestRA33_StalledConsumerEndsTheConnection(t *testing.T) {
 	src := newSource(t, pgtest.Shared(t).Database(t), table)
 	s := src.open(func(c *walstream.Config) {
 		c.StatusInterval = 200 * time.Millisecond
@@ -401,7 +401,7 @@ func TestKilledConnection(t *testing.T) {
 }
 
 // RA-53: the source can shut down while we are idle and while we stream.
-func TestSourceShutsDown(t *testing.T) {
+func TestRA53_SourceShutsDown(t *testing.T) {
 	server := pgtest.New(t, pgtest.Options{})
 	src := newSource(t, server.Database(t), table)
 	stop := func(s *walstream.Stream) {
