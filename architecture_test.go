@@ -46,7 +46,7 @@ var layers = map[string]layer{
 	"sql":               {theirs: []string{pgx}},
 	"migrations":        {ours: []string{"sql"}, theirs: []string{pgx, "github.com/golang-migrate/migrate/v4"}},
 	"protocol":          {ours: []string{"."}},
-	"relay":             {ours: []string{".", "syncrules", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/golang-jwt/jwt/v5", "github.com/MicahParks", "github.com/klauspost/compress", "github.com/prometheus/client_golang", xsync, "golang.org/x/time"}},
+	"relay":             {ours: []string{".", "syncrules", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/golang-jwt/jwt/v5", "github.com/cloudflare/circl", "github.com/klauspost/compress", "github.com/prometheus/client_golang", xsync, "golang.org/x/time"}},
 	"inspect":           {ours: []string{".", "syncrules", "store", "decoder/catalog", "decoder/pgoutput", "decoder/pgvalue", "decoder/rulecheck"}, theirs: []string{pgx}},
 	"clientsdk":         {ours: []string{".", "protocol"}, theirs: []string{"github.com/coder/websocket", "github.com/klauspost/compress", "modernc.org/sqlite", xsync}},
 	"config":            {ours: []string{"."}, theirs: []string{"go.yaml.in/yaml/v4", pgx}},

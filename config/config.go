@@ -106,12 +106,23 @@ type Auth struct {
 	JWKSAllowPrivate bool `yaml:"jwks_allow_private"`
 	// Keys are JWKs; "oct" for HS256 included.
 	Keys []JWK `yaml:"keys"`
+	// Supabase accepts the tokens of a project there, with audience
+	// "authenticated".
+	Supabase Supabase `yaml:"supabase"`
 	// Audience lists the accepted audiences. Defaults to millrace.
 	Audience []string `yaml:"audience"`
 	// Issuer must match if it is not empty.
 	Issuer string `yaml:"issuer"`
 	// MaxTokenLifetime refuses tokens that live longer. Defaults to 24h.
 	MaxTokenLifetime time.Duration `yaml:"max_token_lifetime"`
+}
+
+// Supabase is a project whose users' tokens are accepted.
+type Supabase struct {
+	// Project is the reference in its address: its key set verifies tokens.
+	Project string `yaml:"project"`
+	// JWTSecret is its legacy secret, which signs with HS256.
+	JWTSecret Token `yaml:"jwt_secret"`
 }
 
 // Decoder is the part that reads the sources.

@@ -146,6 +146,8 @@ func (d *decoder) validateRelay(r *Relay) {
 	}
 }
 
+var projectName = regexp.MustCompile(`^[a-z0-9-]{1,63}$`)
+
 func (d *decoder) validateAuth(a *Auth) {
 	for i, u := range a.JWKSURIs {
 		if !isHTTP(u) {
@@ -160,6 +162,12 @@ func (d *decoder) validateAuth(a *Auth) {
 		} else if jwk.Kty == "oct" && jwk.K == "" {
 			d.fail(key, "k is the secret in base64url", "the key has no k")
 		}
+	}
+	if p := a.Supabase.Project; p != "" && !projectName.MatchString(p) {
+		d.fail("auth.supabase.project", "it is the part before .supabase.co", "%q is no reference of a project", p)
+	}
+	if n := len(a.Supabase.JWTSecret); n > 0 && n < 16 {
+		d.fail("auth.supabase.jwt_secret", "it is shown in the project's JWT settings", "a secret of %d characters; at least 16 are needed", n)
 	}
 	if len(a.Audience) == 0 {
 		d.fail("auth.audience", "", "at least one audience is needed")

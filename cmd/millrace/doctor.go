@@ -12,6 +12,7 @@ import (
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/inspect/doctor"
+	"github.com/millrace/millrace/relay/auth"
 	"github.com/millrace/millrace/syncrules"
 )
 
@@ -38,8 +39,12 @@ Exit code 1 if anything is fatal, 3 if something cannot be reached.`,
 			if err != nil {
 				return err
 			}
+			keySets := cfg.Auth.JWKSURIs
+			if p := cfg.Auth.Supabase.Project; p != "" {
+				keySets = append(slices.Clone(keySets), auth.Supabase{Project: p}.KeySet())
+			}
 			c := doctor.Config{
-				Sidecar: string(cfg.Sidecar.URI), SidecarReplica: string(cfg.Sidecar.ReadURI), KeySets: cfg.Auth.JWKSURIs,
+				Sidecar: string(cfg.Sidecar.URI), SidecarReplica: string(cfg.Sidecar.ReadURI), KeySets: keySets,
 				Relay: relay, Token: token, Timeout: timeout,
 			}
 			rules, broken := doctorRules(cfg)

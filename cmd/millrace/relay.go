@@ -32,6 +32,7 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 		Keys:         keys,
 		JWKSURLs:     cfg.Auth.JWKSURIs,
 		AllowPrivate: cfg.Auth.JWKSAllowPrivate,
+		Supabase:     auth.Supabase{Project: cfg.Auth.Supabase.Project, Secret: string(cfg.Auth.Supabase.JWTSecret)},
 		Audience:     cfg.Auth.Audience,
 		Issuer:       cfg.Auth.Issuer,
 		MaxLifetime:  cfg.Auth.MaxTokenLifetime,
@@ -40,8 +41,8 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 	if err != nil {
 		return nil, nil, usage(err)
 	}
-	if len(keys)+len(cfg.Auth.JWKSURIs) == 0 {
-		log.Warn("no client can connect: auth.keys and auth.jwks_uris name no key that verifies tokens")
+	if len(keys)+len(cfg.Auth.JWKSURIs) == 0 && cfg.Auth.Supabase == (config.Supabase{}) {
+		log.Warn("no client can connect: auth.keys, auth.jwks_uris and auth.supabase name no key that verifies tokens")
 	}
 	reader, err := store.OpenReader(ctx, string(cfg.Sidecar.URI), store.ReaderOptions{ReadURI: string(cfg.Sidecar.ReadURI), Logger: log})
 	if err != nil {

@@ -255,7 +255,10 @@ func TestBadKeysAreRefused(t *testing.T) {
 		{`{"kty":"RSA","n":"AQAB","e":"AQAB"}`, "RSA key of 17 bits"},
 		{`{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}`, "no point of P-256"},
 		{`{"kty":"EC","crv":"secp256k1"}`, "not supported"},
-		{`{"kty":"OKP","crv":"Ed448"}`, "Ed25519"},
+		{`{"kty":"OKP","crv":"Ed448","x":"AA"}`, "Ed448 public key"},
+		{`{"kty":"OKP","crv":"X25519"}`, "use Ed25519 or Ed448"},
+		{`{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","aud":7}`, "aud is neither"},
+		{`{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","aud":[]}`, "aud is neither"},
 		{`{"kty":"oct","alg":"RS256","k":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`, "does not fit"},
 	} {
 		_, err := New(Config{Keys: []json.RawMessage{json.RawMessage(c.key)}})

@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"time"
 
+	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/millrace/millrace/protocol"
@@ -24,6 +26,14 @@ type key struct {
 	// its type.
 	algs   []string
 	public any // what the signing method takes
+	terms  *terms
+}
+
+// terms replace parts of the policy for the tokens of some keys.
+type terms struct {
+	audience []string      // nil: as configured for all
+	lifetime time.Duration // at most, if it is longer than what is configured; 0: as configured
+	from     string        // the configuration key, for messages
 }
 
 type jwk struct {
@@ -38,6 +48,8 @@ type jwk struct {
 	Crv    string   `json:"crv"`
 	X      string   `json:"x"`
 	Y      string   `json:"y"`
+	// Aud is our own: the audiences of tokens signed with the key.
+	Aud json.RawMessage `json:"aud"`
 }
 
 // errNotForVerifying marks keys of a set that serve something else.
@@ -145,12 +157,16 @@ func ecKey(j jwk) ([]string, any, error) {
 }
 
 func edKey(j jwk) (any, error) {
-	if j.Crv != "Ed25519" {
-		return nil, fmt.Errorf("crv %.20q is not supported; use Ed25519", j.Crv)
+	size := map[string]int{"Ed25519": ed25519.PublicKeySize, "Ed448": ed448.PublicKeySize}[j.Crv]
+	if size == 0 {
+		return nil, fmt.Errorf("crv %.20q is not supported; use Ed25519 or Ed448", j.Crv)
 	}
 	b, err := base64.RawURLEncoding.DecodeString(j.X)
-	if err != nil || len(b) != ed25519.PublicKeySize {
-		return nil, errors.New("x is not a base64url Ed25519 public key")
+	if err != nil || len(b) != size {
+		return nil, fmt.Errorf("x is not a base64url %s public key", j.Crv)
+	}
+	if size == ed448.PublicKeySize {
+		return ed448.PublicKey(b), nil
 	}
 	return ed25519.PublicKey(b), nil
 }
@@ -170,8 +186,29 @@ func (k *key) verify(method jwt.SigningMethod, signed string, signature []byte) 
 	if !k.fits(method.Alg()) {
 		return refuse(protocol.CodeUnauthorized, "the token is signed with %s, the key with its kid is for %v", method.Alg(), k.algs)
 	}
-	if err := method.Verify(signed, signature, k.public); err != nil {
+	if !k.signed(method, signed, signature) {
 		return refuse(protocol.CodeSignature, "the token's signature (%s) does not verify: it was signed with another key or was changed", method.Alg())
 	}
 	return nil
+}
+
+func (k *key) signed(method jwt.SigningMethod, text string, signature []byte) bool {
+	if public, is448 := k.public.(ed448.PublicKey); is448 { // which jwt does not know
+		return ed448.Verify(public, []byte(text), signature, "")
+	}
+	return method.Verify(text, signature, k.public) == nil
+}
+
+// ownAudience reads the audience that a key of the configuration brings: a text
+// or a list of texts.
+func ownAudience(text []byte) ([]string, error) {
+	var j jwk
+	if err := json.Unmarshal(text, &j); err != nil || len(j.Aud) == 0 {
+		return nil, err
+	}
+	list, err := audiences(j.Aud)
+	if err != nil || len(list) == 0 || slices.Contains(list, "") {
+		return nil, errors.New("aud is neither a text nor a list of texts")
+	}
+	return list, nil
 }

@@ -36,6 +36,7 @@ type remoteSet struct {
 	// report is told when fetching begins to fail, and with nil when it works
 	// again; nil if nobody wants to know.
 	report func(error)
+	terms  *terms // of its keys' tokens; nil for the usual ones
 
 	mu      sync.Mutex
 	set     []key
@@ -157,6 +158,9 @@ func (r *remoteSet) start(now time.Time) {
 	r.running, r.tried = done, now
 	r.group.Go(func() {
 		set, err := r.fetch()
+		for i := range set {
+			set[i].terms = r.terms
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.report != nil && (err == nil) != (r.err == nil) {

@@ -27,7 +27,8 @@ const maxTokenBytes = 64 << 10
 
 // Config says which tokens are accepted.
 type Config struct {
-	// Keys are JSON Web Keys as JSON texts; RSA, EC, OKP (Ed25519) and oct.
+	// Keys are JSON Web Keys as JSON texts; RSA, EC, OKP (Ed25519, Ed448) and oct.
+	// The member aud, a text or a list, replaces Audience for tokens of that key.
 	Keys []json.RawMessage
 	// JWKSURLs are remote key sets; symmetric keys in them are ignored.
 	JWKSURLs []string
@@ -36,6 +37,8 @@ type Config struct {
 	AllowPrivate bool
 	// Audience lists the accepted audiences; with none, no token is accepted.
 	Audience []string
+	// Supabase accepts the tokens of a project there.
+	Supabase Supabase
 	// Issuer must match if it is not empty.
 	Issuer string
 	// MaxLifetime bounds exp - iat; 0 means 24 hours.
@@ -43,6 +46,22 @@ type Config struct {
 	// Log is told when key sets cannot be fetched; nil for silence.
 	Log *slog.Logger
 }
+
+// Supabase names whose tokens are accepted: signed with the keys of a project, or
+// with its legacy secret. Their audience is "authenticated", and they may live for a
+// week, whatever is configured for others.
+type Supabase struct {
+	Project string // "abcdefghijklmnopqrst", as in its address; "" for none
+	Secret  string // the legacy JWT secret, as text; "" for none
+}
+
+// KeySet is where the project's keys are.
+func (s Supabase) KeySet() string {
+	return "https://" + s.Project + ".supabase.co/auth/v1/.well-known/jwks.json"
+}
+
+// supabaseLifetime is a week, as projects may set, and 20 minutes.
+const supabaseLifetime = 7*24*time.Hour + 20*time.Minute
 
 // Token is a verified token.
 type Token struct {
@@ -87,27 +106,52 @@ func New(cfg Config) (*Verifier, error) {
 		if err != nil {
 			return nil, fmt.Errorf("auth.keys[%d]: %w", i, err)
 		}
+		own, err := ownAudience(text)
+		if err != nil {
+			return nil, fmt.Errorf("auth.keys[%d]: %w", i, err)
+		}
+		if own != nil {
+			k.terms = &terms{audience: own, from: fmt.Sprintf("auth.keys[%d].aud", i)}
+		}
 		v.static = append(v.static, k)
 	}
 	for i, u := range cfg.JWKSURLs {
-		guard := refusePrivate
-		if cfg.AllowPrivate {
-			guard = nil
+		if err := v.addRemote(fmt.Sprintf("auth.jwks_uris[%d]", i), u, nil); err != nil {
+			return nil, err
 		}
-		r, err := newRemoteSet(u, guard)
-		if err != nil {
-			return nil, fmt.Errorf("auth.jwks_uris[%d]: %w", i, err)
+	}
+	theirs := &terms{audience: []string{"authenticated"}, lifetime: supabaseLifetime, from: "auth.supabase"}
+	if cfg.Supabase.Secret != "" {
+		// Without a kid, since their tokens may name any.
+		v.static = append(v.static, key{algs: []string{"HS256"}, public: []byte(cfg.Supabase.Secret), terms: theirs})
+	}
+	if cfg.Supabase.Project != "" {
+		if err := v.addRemote("auth.supabase.project", cfg.Supabase.KeySet(), theirs); err != nil {
+			return nil, err
 		}
-		if cfg.Log != nil {
-			r.report = func(err error) { reportKeySet(cfg.Log, i, err) }
-		}
-		v.remote = append(v.remote, r)
 	}
 	return v, nil
 }
 
-func reportKeySet(log *slog.Logger, i int, err error) {
-	name := fmt.Sprintf("auth.jwks_uris[%d]", i)
+// addRemote adds the key set at a URL; name is what the configuration calls it.
+func (v *Verifier) addRemote(name, url string, terms *terms) error {
+	guard := refusePrivate
+	if v.cfg.AllowPrivate {
+		guard = nil
+	}
+	r, err := newRemoteSet(url, guard)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	r.terms = terms
+	if v.cfg.Log != nil {
+		r.report = func(err error) { reportKeySet(v.cfg.Log, name, err) }
+	}
+	v.remote = append(v.remote, r)
+	return nil
+}
+
+func reportKeySet(log *slog.Logger, name string, err error) {
 	if err == nil {
 		log.Info("the key set can be fetched again", "key_set", name)
 		return
@@ -159,44 +203,18 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Token, error) {
 	if !slices.Contains(algorithms, h.Alg) {
 		return nil, refuse(protocol.CodeUnauthorized, "the token's algorithm %.20q is not accepted; use one of %s", h.Alg, strings.Join(algorithms, ", "))
 	}
-	if err := v.checkSignature(ctx, h, token[:len(parts[0])+1+len(parts[1])], signature); err != nil {
+	k, err := v.checkSignature(ctx, h, token[:len(parts[0])+1+len(parts[1])], signature)
+	if err != nil {
 		return nil, err
 	}
-	return v.checkClaims(payload)
+	return v.checkClaims(payload, k.terms)
 }
 
 var algorithms = []string{"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA"}
 
-// checkSignature finds the key. The key named by the token's kid is the only one
-// tried if there is one; else every key without kid is.
-func (v *Verifier) checkSignature(ctx context.Context, h header, signed string, signature []byte) error {
+// checkSignature finds the key that signed the token.
+func (v *Verifier) checkSignature(ctx context.Context, h header, signed string, signature []byte) (*key, error) {
 	method := jwt.GetSigningMethod(h.Alg)
-	try := func(keys []key) (found bool, err error) {
-		named := false
-		if h.Kid != "" {
-			for i := range keys {
-				if keys[i].kid == h.Kid {
-					named = true
-					err = keys[i].verify(method, signed, signature)
-					if err == nil {
-						return true, nil
-					}
-				}
-			}
-		}
-		if named {
-			return true, err
-		}
-		for i := range keys {
-			if k := &keys[i]; k.kid == "" && k.fits(method.Alg()) {
-				found = true
-				if err = k.verify(method, signed, signature); err == nil {
-					return true, nil
-				}
-			}
-		}
-		return found, err
-	}
 	keys := slices.Clone(v.static)
 	var fetchErr error
 	for _, r := range v.remote {
@@ -206,9 +224,8 @@ func (v *Verifier) checkSignature(ctx context.Context, h header, signed string, 
 		}
 		keys = append(keys, remote...)
 	}
-	found, err := try(keys)
-	if found {
-		return err
+	if k, err := signedBy(keys, h.Kid, method, signed, signature); k != nil || err != nil {
+		return k, err
 	}
 	// The issuer may have a new key.
 	for _, r := range v.remote {
@@ -217,28 +234,46 @@ func (v *Verifier) checkSignature(ctx context.Context, h header, signed string, 
 			fetchErr = err
 			continue
 		}
-		if found, err := try(fresh); found {
+		if k, err := signedBy(fresh, h.Kid, method, signed, signature); k != nil || err != nil {
 			r.hit()
-			return err
+			return k, err
 		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case len(keys) == 0 && errors.Is(fetchErr, errPrivate):
+		return nil, refuse(protocol.CodePrivateKeySource, "the server's key set is at a private address, which is not allowed (auth.jwks_allow_private)")
+	case len(keys) == 0 && fetchErr != nil:
+		return nil, refuse(protocol.CodeKeySource, "the server could not fetch the keys that verify tokens")
+	case h.Kid != "":
+		return nil, refuse(protocol.CodeUnauthorized, "no key with the token's kid %.100q is configured, and none without kid verifies %s", h.Kid, h.Alg)
 	}
-	if len(keys) == 0 && errors.Is(fetchErr, errPrivate) {
-		return refuse(protocol.CodePrivateKeySource, "the server's key set is at a private address, which is not allowed (auth.jwks_allow_private)")
-	}
-	if fetchErr != nil && len(keys) == 0 {
-		return refuse(protocol.CodeKeySource, "the server could not fetch the keys that verify tokens")
-	}
-	if h.Kid != "" {
-		return refuse(protocol.CodeUnauthorized, "no key with the token's kid %.100q is configured, and none without kid verifies %s", h.Kid, h.Alg)
-	}
-	return refuse(protocol.CodeUnauthorized, "the token has no kid, and no key without kid for %s is configured", h.Alg)
+	return nil, refuse(protocol.CodeUnauthorized, "the token has no kid, and no key without kid for %s is configured", h.Alg)
 }
 
-// checkClaims applies the policy.
-func (v *Verifier) checkClaims(payload []byte) (*Token, error) {
+// signedBy finds the key that signed the token. Keys with the token's kid are the
+// only ones tried if there are any; else every key without kid that fits is. With
+// no key to try it gives neither a key nor an error.
+func signedBy(keys []key, kid string, method jwt.SigningMethod, signed string, signature []byte) (*key, error) {
+	named := kid != "" && slices.ContainsFunc(keys, func(k key) bool { return k.kid == kid })
+	var refused error
+	for i := range keys {
+		k := &keys[i]
+		if named && k.kid != kid || !named && (k.kid != "" || !k.fits(method.Alg())) {
+			continue
+		}
+		err := k.verify(method, signed, signature)
+		if err == nil {
+			return k, nil
+		}
+		refused = err
+	}
+	return nil, refused
+}
+
+// checkClaims applies the policy, with the key's own terms if it has some.
+func (v *Verifier) checkClaims(payload []byte, own *terms) (*Token, error) {
 	var c struct {
 		Sub json.RawMessage `json:"sub"`
 		Iss json.RawMessage `json:"iss"`
@@ -251,6 +286,10 @@ func (v *Verifier) checkClaims(payload []byte) (*Token, error) {
 	}
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return nil, refuse(protocol.CodeUnauthorized, "the token's payload is not a JSON object")
+	}
+	accepted := terms{v.cfg.Audience, v.cfg.MaxLifetime, "auth.audience"}
+	if own != nil {
+		accepted = terms{own.audience, max(own.lifetime, v.cfg.MaxLifetime), own.from}
 	}
 	now := v.now()
 	exp, err := timeClaim("exp", c.Exp, true)
@@ -276,8 +315,8 @@ func (v *Verifier) checkClaims(payload []byte) (*Token, error) {
 		return nil, refuse(protocol.CodeUnauthorized, "the token is not valid before %s (nbf)", nbf.UTC().Format(time.RFC3339))
 	case iat.After(now.Add(Tolerance)):
 		return nil, refuse(protocol.CodeUnauthorized, "the token was issued in the future, at %s (iat)", iat.UTC().Format(time.RFC3339))
-	case exp.Sub(iat) > v.cfg.MaxLifetime:
-		return nil, refuse(protocol.CodeTokenLifetime, "the token lives for %s (exp - iat), the limit is %s (auth.max_token_lifetime)", exp.Sub(iat), v.cfg.MaxLifetime)
+	case exp.Sub(iat) > accepted.lifetime:
+		return nil, refuse(protocol.CodeTokenLifetime, "the token lives for %s (exp - iat), the limit is %s (auth.max_token_lifetime)", exp.Sub(iat), accepted.lifetime)
 	}
 	if v.cfg.Issuer != "" {
 		var iss string
@@ -285,7 +324,7 @@ func (v *Verifier) checkClaims(payload []byte) (*Token, error) {
 			return nil, refuse(protocol.CodeUnauthorized, "the token's issuer (iss) is not the configured one")
 		}
 	}
-	if err := v.checkAudience(c.Aud); err != nil {
+	if err := accepted.checkAudience(c.Aud); err != nil {
 		return nil, err
 	}
 	if p := bytes.TrimSpace(c.Parameters); len(p) > 0 && p[0] != '{' {
@@ -294,23 +333,29 @@ func (v *Verifier) checkClaims(payload []byte) (*Token, error) {
 	return &Token{Subject: sub, Expires: exp, Claims: payload}, nil
 }
 
-func (v *Verifier) checkAudience(raw json.RawMessage) error {
-	var list []string
+// audiences reads a text or a list of texts.
+func audiences(raw json.RawMessage) (list []string, err error) {
 	var one string
-	switch {
-	case len(raw) == 0:
+	if json.Unmarshal(raw, &one) == nil {
+		return []string{one}, nil
+	}
+	return list, json.Unmarshal(raw, &list)
+}
+
+func (t *terms) checkAudience(raw json.RawMessage) error {
+	if len(raw) == 0 {
 		return refuse(protocol.CodeAudience, "the token has no audience (aud)")
-	case json.Unmarshal(raw, &one) == nil:
-		list = []string{one}
-	case json.Unmarshal(raw, &list) != nil:
+	}
+	list, err := audiences(raw)
+	if err != nil {
 		return refuse(protocol.CodeAudience, "the token's audience (aud) is neither a text nor a list of texts")
 	}
 	for _, a := range list {
-		if slices.Contains(v.cfg.Audience, a) {
+		if slices.Contains(t.audience, a) {
 			return nil
 		}
 	}
-	return refuse(protocol.CodeAudience, "the token's audience (aud) %.200q is not accepted; this server accepts %q (auth.audience)", list, v.cfg.Audience)
+	return refuse(protocol.CodeAudience, "the token's audience (aud) %.200q is not accepted; this server accepts %q (%s)", list, t.audience, t.from)
 }
 
 func timeClaim(name string, raw json.RawMessage, required bool) (time.Time, error) {
