@@ -35,6 +35,9 @@ type CompactionOptions struct {
 	Bucket string
 	// Progress is told now and then what was done so far. May be nil.
 	Progress func(CompactionReport)
+	// Done is told after each round of Writer.Compact what it did, how long it
+	// took, and the error that ended it early. May be nil.
+	Done func(CompactionReport, time.Duration, error)
 }
 
 // CompactionReport sums up work on buckets.
@@ -120,7 +123,11 @@ func (w *Writer) Compact(ctx context.Context, opts CompactionOptions) error {
 			c.gentle = true
 		}
 		c.report = CompactionReport{}
+		began := time.Now()
 		err := c.round(ctx)
+		if opts.Done != nil && ctx.Err() == nil {
+			opts.Done(c.report, time.Since(began), err)
+		}
 		switch {
 		case errors.Is(err, ErrLeadershipLost):
 			w.lose()

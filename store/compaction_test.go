@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,7 +103,19 @@ func TestWriterCompacts(t *testing.T) {
 	x := newWorld(t, Options{})
 	x.change(t, "a", 0, 50)
 	done := make(chan error, 1)
-	go func() { done <- x.w.Compact(context.Background(), CompactionOptions{Interval: 10 * time.Millisecond}) }()
+	var deleted, failed atomic.Int64
+	count := func(r CompactionReport, took time.Duration, err error) {
+		deleted.Add(r.Deleted)
+		if err != nil {
+			failed.Add(1)
+		}
+		if took <= 0 {
+			t.Error("a round took no time")
+		}
+	}
+	go func() {
+		done <- x.w.Compact(context.Background(), CompactionOptions{Interval: 10 * time.Millisecond, Done: count})
+	}()
 	pgtest.Eventually(t, time.Minute, func() error {
 		if n := value[int](t, x.conn, `SELECT count(*) FROM millrace.ops_between($1, 0, NULL)`, busyBucket); n != 2 {
 			return fmt.Errorf("%d ops", n)
@@ -121,6 +134,10 @@ func TestWriterCompacts(t *testing.T) {
 	must(t, x.w.Close(t.Context()))
 	if err := <-done; !errors.Is(err, ErrLeadershipLost) {
 		t.Errorf("ended with %v", err)
+	}
+	// 100 ops became 1 CLEAR and 1 PUT, twice.
+	if deleted.Load() < 98 || failed.Load() == 0 {
+		t.Errorf("told of %d deleted ops and %d failed rounds", deleted.Load(), failed.Load())
 	}
 	x.verified(t)
 }

@@ -32,7 +32,7 @@ const (
 // lead works as the decoder whenever it can: win leadership, run a term, and
 // again, until ctx ends, which is no error. Failures are waited out, but for
 // rules that do not compile: waiting does not mend them.
-func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) error {
+func lead(ctx context.Context, cfg *config.Config, h *health, m *compactionMeters, log *slog.Logger) error {
 	dcfg, err := decoderConfig(cfg, log)
 	if err != nil {
 		return err
@@ -48,7 +48,7 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 	wait := firstWait
 	for {
 		began := time.Now()
-		progress, err := term(ctx, cfg, opts, dcfg, h, log)
+		progress, err := term(ctx, cfg, opts, dcfg, h, m, log)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -73,7 +73,7 @@ func lead(ctx context.Context, cfg *config.Config, h *health, log *slog.Logger) 
 
 // term opens the sidecar, waits for leadership and decodes until something
 // fails. progress tells whether a source came further meanwhile.
-func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg decoder.Config, h *health, log *slog.Logger) (progress bool, err error) {
+func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg decoder.Config, h *health, m *compactionMeters, log *slog.Logger) (progress bool, err error) {
 	st, err := store.Open(ctx, string(cfg.Sidecar.URI), opts)
 	if err != nil {
 		return false, fmt.Errorf("open the sidecar: %w", err)
@@ -94,7 +94,9 @@ func term(ctx context.Context, cfg *config.Config, opts store.Options, dcfg deco
 	sidecar := &observed{Writer: w, health: h}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return decoder.Run(ctx, dcfg, sidecar) })
-	group.Go(func() error { return w.Compact(ctx, compactionOptions(cfg)) })
+	compaction := compactionOptions(cfg)
+	compaction.Done = m.round
+	group.Go(func() error { return w.Compact(ctx, compaction) })
 	err = group.Wait()
 	return sidecar.progress, err
 }

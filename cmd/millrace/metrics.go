@@ -26,12 +26,11 @@ const (
 	sizesKeep     = time.Minute     // sizes of definitions take longer to count
 )
 
-// newMetrics serves the process's own metrics, those of more (the relay's, if
+// newMetrics serves the process's own metrics, which it adds to own, those of more (the relay's, if
 // there is one), and what the sidecar's views tell of replication. Nothing in
 // them names a user or a row.
 // The returned function gives the connection to the sidecar up.
-func newMetrics(cfg *config.Config, more prometheus.Gatherer, log *slog.Logger) (http.Handler, func()) {
-	own := prometheus.NewRegistry()
+func newMetrics(cfg *config.Config, own *prometheus.Registry, more prometheus.Gatherer, log *slog.Logger) (http.Handler, func()) {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "millrace_build_info", Help: "1, with the version of the binary.",
 		ConstLabels: prometheus.Labels{"version": versionText()},
@@ -89,6 +88,17 @@ var sidecarGauges = []gauges{
 		query: `SELECT source, (error IS NULL)::int::float8, lag_bytes::float8, lag_seconds::float8, retained_bytes::float8,
 			extract(epoch FROM clock_timestamp() - reported_at)::float8 FROM millrace.replication`,
 		keep: scrapeKeep,
+	},
+	{
+		labels: []string{"source"},
+		names:  []string{"millrace_slot_safe_bytes", "millrace_slot_fills_in_seconds", "millrace_histories_lost"},
+		help: []string{
+			"WAL that may be written before the slot is in danger; missing without max_slot_wal_keep_size.",
+			"When that is used up at the rate of the last hour; missing beyond 48 hours.",
+			"How often the source's history was lost and built anew.",
+		},
+		query: `SELECT source, safe_bytes::float8, extract(epoch FROM fills_in)::float8, histories_lost::float8 FROM millrace.slot_health`,
+		keep:  scrapeKeep,
 	},
 	{
 		names: []string{"millrace_pending_write_checkpoints", "millrace_oldest_pending_write_checkpoint_seconds"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,11 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/internal/pgtest"
 	"github.com/millrace/millrace/migrations"
+	"github.com/millrace/millrace/store"
 )
 
 func getMetrics(t *testing.T, url string) string {
@@ -86,8 +90,8 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 	}
-	// These count what has not happened here.
-	for _, name := range []string{"millrace_relay_sessions_ended_total", "millrace_relay_refused_total", "millrace_relay_denied_total"} {
+	// These tell of what has not happened here, or has no limit.
+	for _, name := range []string{"millrace_relay_sessions_ended_total", "millrace_relay_refused_total", "millrace_relay_denied_total", "millrace_slot_safe_bytes", "millrace_slot_fills_in_seconds"} {
 		told[name] = true
 	}
 	asked := map[string]bool{}
@@ -133,6 +137,26 @@ func dashboardNames(t *testing.T, b []byte) (names []string) {
 	return names
 }
 
+// Compaction counts what it did, and rounds that failed.
+func TestCompactionMeters(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	m := newCompactionMeters(registry)
+	m.round(store.CompactionReport{Done: 3, Deleted: 10, Emptied: 4, Bytes: 1000, Skipped: 1, Failed: 2}, 2*time.Second, nil)
+	m.round(store.CompactionReport{Done: 1, Bytes: -5}, time.Second, errors.New("down"))
+	(*compactionMeters)(nil).round(store.CompactionReport{}, 0, nil) // a relay's
+	out := httptest.NewRecorder()
+	promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP(out, httptest.NewRequest("GET", metricsPath, nil))
+	for _, want := range []string{
+		"millrace_compaction_buckets_total 4", "millrace_compaction_deleted_ops_total 10", "millrace_compaction_emptied_ops_total 4",
+		"millrace_compaction_freed_bytes_total 1000", "millrace_compaction_skipped_buckets_total 3", "millrace_compaction_round_seconds_sum 3",
+		`millrace_compaction_rounds_total{result="failed"} 1`, `millrace_compaction_rounds_total{result="ok"} 1`,
+	} {
+		if !strings.Contains(out.Body.String(), "\n"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, out.Body)
+		}
+	}
+}
+
 // Without the sidecar the process still tells of itself, and no old numbers; it
 // goes on by itself when the sidecar is back.
 func TestMetricsWithoutSidecar(t *testing.T) {
@@ -143,7 +167,7 @@ func TestMetricsWithoutSidecar(t *testing.T) {
 	}
 	cfg := config.Default()
 	cfg.Sidecar.URI = config.URI(uri)
-	metrics, closeMetrics := newMetrics(&cfg, nil, slog.New(slog.DiscardHandler))
+	metrics, closeMetrics := newMetrics(&cfg, prometheus.NewRegistry(), nil, slog.New(slog.DiscardHandler))
 	defer closeMetrics()
 	h := httptest.NewServer(metrics)
 	defer h.Close()

@@ -123,7 +123,12 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 		defer closeRelay()
 		clients, serveClients, h.clients, clientMetrics = rel.Handler(), rel.Run, rel.Ready, rel.Metrics()
 	}
-	metrics, closeMetrics := newMetrics(cfg, clientMetrics, log)
+	own := prometheus.NewRegistry()
+	var compaction *compactionMeters
+	if r != roleRelay {
+		compaction = newCompactionMeters(own)
+	}
+	metrics, closeMetrics := newMetrics(cfg, own, clientMetrics, log)
 	defer closeMetrics()
 	group, ctx := errgroup.WithContext(ctx)
 	if address := cfg.Telemetry.MetricsListen; address != "" {
@@ -157,7 +162,7 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 	if r == roleRelay {
 		h.set("serving", "")
 	} else {
-		group.Go(func() error { return lead(ctx, cfg, h, log) })
+		group.Go(func() error { return lead(ctx, cfg, h, compaction, log) })
 		if max := cfg.Decoder.SlotMaxLag; max > 0 {
 			fuse := &decoder.Fuse{Sources: decoderSources(cfg), MaxLag: int64(max), Logger: log}
 			group.Go(func() error {
