@@ -183,7 +183,7 @@ func (a *appender) settle(ctx context.Context) error {
 	if wait <= 0 {
 		return a.flush(ctx, 0)
 	}
-	if !a.hasWork() && a.given == 0 && a.writes.reached(a.positionOf) {
+	if !a.hasWork() && a.given == 0 && a.writes.reached(a.servedOf) {
 		return a.flush(ctx, 0)
 	}
 	if !a.hasWork() && a.given == 0 && a.moved() {
@@ -200,10 +200,11 @@ func (a *appender) hasWork() bool {
 	return len(a.batch.changes) > 0 || a.pieces || len(a.copies) > 0 || len(a.tables) > 0
 }
 
-// positionOf is how far a source's transactions are evaluated.
-func (a *appender) positionOf(id millrace.SourceID) millrace.LSN {
+// servedOf is how far clients are shown what a source commits: not at all while
+// a new history of it is built, and what is served is of the lost one.
+func (a *appender) servedOf(id millrace.SourceID) millrace.LSN {
 	for _, s := range a.sources {
-		if s.saved.ID == id {
+		if s.saved.ID == id && !a.feed.frozen(&s.origin) {
 			return s.position
 		}
 	}
@@ -267,7 +268,7 @@ func (a *appender) flush(ctx context.Context, activate millrace.RuleSetID) error
 		s.nagged = 0
 	}
 	if activate == 0 {
-		f.Acknowledge = a.writes.take(a.positionOf)
+		f.Acknowledge = a.writes.take(a.servedOf)
 	}
 	for _, c := range a.copies {
 		c.store(f)

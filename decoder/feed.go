@@ -93,6 +93,18 @@ func (f *feed) served() *ruleset {
 	return nil
 }
 
+// frozen tells whether a definition in force that reads a source is not fed by
+// it, since it has what a lost history of the source told.
+func (f *feed) frozen(o *origin) bool {
+	set := f.served()
+	if set == nil || len(set.set.Without) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(set.rules.Reads(o.tags), func(i int) bool {
+		return slices.Contains(set.set.Without[set.ids[i]], o.id)
+	})
+}
+
 // target says for which definitions a row of a table is evaluated, and how.
 type target struct {
 	scope       *millrace.Scope

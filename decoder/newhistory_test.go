@@ -90,6 +90,38 @@ func TestRA04_RA43_RA44_LostHistory(t *testing.T) {
 	}
 }
 
+// I3, RA-43: while a new history is built, what is served does not have what is
+// uploaded. A device is told that its upload has come back once it has.
+func TestRA43_UploadsWaitForTheNewHistory(t *testing.T) {
+	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
+	f.start()
+	f.settled()
+	before, _ := f.sidecar.Active()
+	_ = f.term.stop()
+	f.exec("select pg_drop_replication_slot($1)", f.config.Sources[0].Slot)
+	gate := make(chan struct{})
+	f.config.wrap = func(r chunkReader) chunkReader { return &gatedReader{r, gate} }
+	r, await := f.asking()
+	pgtest.Eventually(t, patience, func() error {
+		if copies := f.sidecar.Copies(); len(copies) == 0 || copies[len(copies)-1].State == millrace.CopyDone {
+			return fmt.Errorf("copies %+v", copies)
+		}
+		return nil
+	})
+	f.exec("insert into t values (7000, 1, 'uploaded')")
+	r.ask(1)
+	f.reported(2)
+	if r.acknowledged(1) {
+		t.Error("an upload is acknowledged that nobody is shown")
+	}
+	close(gate)
+	await(1)
+	if set, _ := f.sidecar.Active(); set.ID == before.ID {
+		t.Error("an upload is acknowledged before the new history is in force")
+	}
+	f.contentEquals("bucket:all", wideQuery)
+}
+
 // RA-43: the same while streaming.
 func TestRA43_SlotDroppedWhileStreaming(t *testing.T) {
 	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)

@@ -10,7 +10,7 @@ import (
 // The slot is dropped while the decoder is down, and changes are made that no
 // stream will ever bring: a new history is built by itself beside what is served, and
 // the sidecar holds what the source has (RA-43).
-func TestSlotDroppedWhileDown(t *testing.T) {
+func TestRA43_SlotDroppedWhileDown(t *testing.T) {
 	s := newSystem(t, options{})
 	p := s.start()
 	s.caughtUp(startTimeout)

@@ -211,6 +211,9 @@ func (w *Writer) tryFence(ctx context.Context, seen int64, restored bool, system
 		jump := int64(0)
 		if moved || differ(oldTimeline, timeline) {
 			jump = opIDJump
+			if err := renewWriteRequests(ctx, tx, moved); err != nil {
+				return err
+			}
 		}
 		if moved {
 			if err := renewWirePrefixes(ctx, tx); err != nil {
@@ -271,6 +274,30 @@ func renewWirePrefixes(ctx context.Context, tx pgx.Tx) error {
 	}
 	_, err = tx.Exec(ctx, `UPDATE millrace.head SET renewed = renewed + 1`)
 	return err
+}
+
+// renewWriteRequests gives every device that has a number for its uploads a new
+// one, above any that a lost sidecar may have given it, and asks for it again: a
+// device that is told a lower number than it was told before would hold all
+// server data back until it writes something. With restored, numbers that devices
+// gave themselves are forgotten, since what they asked for later is not known.
+func renewWriteRequests(ctx context.Context, tx pgx.Tx, restored bool) error {
+	for _, sql := range []string{
+		`SELECT setval('millrace.write_checkpoint_ids', greatest(last_value, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)) FROM millrace.write_checkpoint_ids`,
+		`UPDATE millrace.write_requests SET id = greatest(id + 1, nextval('millrace.write_checkpoint_ids')), heads = NULL, acked_id = 0, acked_seq = 0
+		WHERE managed AND id < 9223372036854775805`,
+	} {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("renew write checkpoints: %w", err)
+		}
+	}
+	if !restored {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM millrace.write_requests WHERE NOT managed`); err != nil {
+		return fmt.Errorf("forget write checkpoints: %w", err)
+	}
+	return nil
 }
 
 // freeWirePrefix draws a wire prefix that no definition has.

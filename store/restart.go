@@ -33,6 +33,9 @@ func (w *Writer) RestartHistory(ctx context.Context, r millrace.HistoryRestart) 
 				if err := renewWirePrefixes(ctx, tx); err != nil {
 					return err
 				}
+				if err := renewWriteRequests(ctx, tx, true); err != nil {
+					return err
+				}
 				if _, err := tx.Exec(ctx, `UPDATE millrace.head SET op_id = op_id + $1`, jump); err != nil {
 					return err
 				}

@@ -83,6 +83,9 @@ func TestRA46_RestoredByAnOperator(t *testing.T) {
 	x := newWorld(t, quick)
 	x.history(t)
 	old := x.w
+	exec(t, x.conn, `INSERT INTO millrace.write_requests (user_id, id, managed, heads, acked_id, acked_seq) VALUES ('seen', 90, true, '{}', 90, 1), ('own', 7, false, '{}', 7, 1)`)
+	exec(t, x.conn, `SELECT setval('millrace.write_checkpoint_ids', 90)`)
+	began := value[int64](t, x.conn, `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8`)
 	op, err := x.store.Restored(t.Context(), "operator")
 	must(t, err)
 	if op < old.head.OpID+millrace.OpID(opIDJump) {
@@ -100,5 +103,11 @@ func TestRA46_RestoredByAnOperator(t *testing.T) {
 	}
 	if x.w.head.OpID != op {
 		t.Errorf("the next term begins at %d, want %d", x.w.head.OpID, op)
+	}
+	// Numbers of uploads are above any that the lost sidecar gave, and are to be
+	// answered again; what a device counted by itself is not known any more.
+	equal(t, []string{"(seen,t,0,0,t)"}, lines(t, x.conn, `SELECT user_id, id > $1, acked_id, acked_seq, heads IS NULL FROM millrace.write_requests`, began))
+	if n := value[int64](t, x.conn, `SELECT nextval('millrace.write_checkpoint_ids')`); n <= began {
+		t.Errorf("the next number is %d, want one above %d", n, began)
 	}
 }
