@@ -126,9 +126,8 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		g.Go(func() error { return a.run(ctx) })
 		g.Go(func() error { return sidecar.WatchRules(ctx, func() { a.changeRules(ctx) }) })
 		if counter, ok := sidecar.(SharedIDs); ok {
-			if shared := sharedDefinitions(f, a.sources); len(shared) > 0 {
-				g.Go(func() error { return countSharedIDs(ctx, counter, shared, c.Logger) })
-			}
+			shared := sharedDefinitions(f, a.sources)
+			g.Go(func() error { return countSharedIDs(ctx, counter, shared, c.Logger) })
 		}
 		if requests, ok := sidecar.(WriteRequests); ok {
 			watch := newWriteWatch(c, a)

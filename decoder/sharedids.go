@@ -13,13 +13,14 @@ import (
 // sources have in one bucket, so that they replace each other on clients. A sidecar need not
 // have it.
 type SharedIDs interface {
-	// CountSharedIDs counts in the given definitions, for people to see. It may
+	// CountSharedIDs counts in those of the given definitions that are in force or
+	// being built, for people to see, in place of what was counted before. It may
 	// take long and runs beside everything else.
 	CountSharedIDs(ctx context.Context, definitions []millrace.DefinitionID) error
 }
 
 const (
-	firstCount = time.Minute
+	firstCount = 10 * time.Second // soon after new rules, which people are looking at then
 	countEvery = 10 * time.Minute
 )
 
@@ -41,8 +42,9 @@ func sharedDefinitions(f *feed, sources []*source) (list []millrace.DefinitionID
 	return list
 }
 
-// countSharedIDs counts now and then until ctx ends. That it cannot is no
-// reason to stop.
+// countSharedIDs counts now and then until ctx ends; once if there are no
+// definitions to count in, so that nothing is left of earlier ones. That it cannot
+// is no reason to stop.
 func countSharedIDs(ctx context.Context, s SharedIDs, definitions []millrace.DefinitionID, log *slog.Logger) error {
 	timer := time.NewTimer(firstCount)
 	defer timer.Stop()
@@ -54,6 +56,9 @@ func countSharedIDs(ctx context.Context, s SharedIDs, definitions []millrace.Def
 		}
 		if err := s.CountSharedIDs(ctx, definitions); err != nil && ctx.Err() == nil {
 			log.Warn("ids that several sources have are not counted", "error", err)
+		}
+		if len(definitions) == 0 {
+			return nil
 		}
 		timer.Reset(countEvery)
 	}

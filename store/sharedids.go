@@ -10,7 +10,8 @@ import (
 )
 
 // CountSharedIDs counts, in the given definitions, the ids that rows of several
-// sources have in one bucket, for the status views. It reads all row states of
+// sources have in one bucket, for the status views; those of replaced rules, which
+// no client is sent any more, do not count. It reads all row states of
 // the definitions on a connection of its own, for ten minutes at most, and may
 // run beside everything else.
 func (w *Writer) CountSharedIDs(ctx context.Context, definitions []millrace.DefinitionID) error {
@@ -23,7 +24,14 @@ func (w *Writer) CountSharedIDs(ctx context.Context, definitions []millrace.Defi
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '10min'; LOCK TABLE millrace.shared_ids IN SHARE ROW EXCLUSIVE MODE; DELETE FROM millrace.shared_ids`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `
+		var used []int32
+		err := tx.QueryRow(ctx, `
+			SELECT coalesce(array_agg(DISTINCT (m->>'definition')::int4), '{}') FROM millrace.rule_sets s, jsonb_array_elements(s.mapping) m
+			WHERE s.state IN ('building', 'active') AND (m->>'definition')::int4 = ANY ($1::int4[])`, ints[int32](definitions)).Scan(&used)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `
 			INSERT INTO millrace.shared_ids (definition, ids, example)
 			SELECT s.definition, count(*), min(format('%s %s %s', b.name, s.type, s.row_id))
 			FROM (
@@ -37,7 +45,7 @@ func (w *Writer) CountSharedIDs(ctx context.Context, definitions []millrace.Defi
 				WHERE r.definition = ANY ($1::int4[])
 				GROUP BY 1, 2, 3, 4 HAVING count(DISTINCT t.source) > 1) s
 			JOIN millrace.bucket_names b ON b.id = s.bucket
-			GROUP BY s.definition`, ints[int32](definitions))
+			GROUP BY s.definition`, used)
 		return err
 	})
 	if err != nil {
