@@ -54,9 +54,11 @@ var layers = map[string]layer{
 	"demo/backend":      {ours: []string{"."}, theirs: []string{pgx, "github.com/golang-jwt/jwt/v5"}},
 	"devserver":         {ours: []string{"config", "demo", "internal/pgserver"}, theirs: []string{pgx, xsync, "github.com/golang-jwt/jwt/v5", "github.com/fergusstrange/embedded-postgres"}},
 	"internal/pgserver": {theirs: []string{pgx}},
+	"internal/tracing":  {ours: []string{"."}, theirs: []string{"go.opentelemetry.io/otel"}},
 	// Test support, kept out of the binary below.
-	"internal/pgtest":   {ours: []string{"internal/pgserver"}, theirs: []string{pgx}},
-	"internal/faultnet": {},
+	"internal/pgtest":    {ours: []string{"internal/pgserver"}, theirs: []string{pgx}},
+	"internal/faultnet":  {},
+	"internal/tracetest": {ours: []string{"."}, theirs: []string{"go.opentelemetry.io/proto/otlp", "google.golang.org/protobuf"}},
 	// These may import anything; nobody imports them.
 	"cmd":   {ours: []string{"*"}, theirs: []string{"*"}},
 	"e2e":   {ours: []string{"*"}, theirs: []string{"*"}},
@@ -64,7 +66,7 @@ var layers = map[string]layer{
 }
 
 // testSupport holds packages that only tests import.
-var testSupport = []string{"internal/pgtest", "internal/faultnet", "relay/relaytest", "decoder/sinktest"}
+var testSupport = []string{"internal/pgtest", "internal/faultnet", "internal/tracetest", "relay/relaytest", "decoder/sinktest"}
 
 // impure packages decide nothing that can be replayed.
 var impure = []string{"net", "net/http", "os", "os/exec", "math/rand", "math/rand/v2", "crypto/rand", "database/sql"}
@@ -177,6 +179,8 @@ func TestImportRulesForbid(t *testing.T) {
 		{"store", module + "/internal/pgtest"},
 		{"config", module + "/cmd/millrace"},
 		{"decoder", "github.com/spf13/cobra"},
+		{"relay", "go.opentelemetry.io/otel/trace"},
+		{"store", module + "/internal/tracing"},
 	} {
 		home := layerOf(tc.name)
 		if forbidden(tc.name, home, layers[home], tc.imported) == "" {
