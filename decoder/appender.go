@@ -35,6 +35,8 @@ type appender struct {
 
 	schemaChanges []millrace.SchemaChange
 
+	build millrace.Span // of the rule set that is being built
+
 	// changing: the rules change, the work ends once all of it is durable.
 	changing bool
 	queue    []event

@@ -26,6 +26,8 @@ type batch struct {
 	// applied is how far the flush contains each source.
 	applied map[millrace.SourceID]millrace.LSN
 	began   time.Time // when the oldest change of the flush came in
+	// replaces: a change replaces a table by its shadow.
+	replaces bool
 }
 
 func (b *batch) reset() {
@@ -38,7 +40,7 @@ func (b *batch) reset() {
 	b.out.Reset()
 	b.text.reset()
 	b.bytes = 0
-	b.flush, b.applied, b.began = nil, nil, time.Time{}
+	b.flush, b.applied, b.began, b.replaces = nil, nil, time.Time{}, false
 }
 
 // remove appends the deletion of a row.
@@ -56,6 +58,7 @@ func (b *batch) truncate(scope *millrace.Scope) {
 // replace appends that what a table has is replaced by its shadow.
 func (b *batch) replace(scope *millrace.Scope) {
 	b.changes = append(b.changes, millrace.Change{Scope: scope, Kind: millrace.ChangeReplace})
+	b.replaces = true
 	b.bytes += changeOverhead
 }
 

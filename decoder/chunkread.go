@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/millrace/millrace/decoder/catalog"
 	"github.com/millrace/millrace/decoder/pgoutput"
@@ -81,7 +82,7 @@ func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader)
 			return ctx.Err()
 		case read = <-s.reads:
 		}
-		result := &chunkResult{chunk: read.chunk}
+		result := &chunkResult{chunk: read.chunk, began: time.Now()}
 		for _, c := range read.table.Columns {
 			result.columns = append(result.columns, planColumn{name: c.Name, typeOID: c.TypeOID})
 		}
@@ -97,7 +98,7 @@ func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader)
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		result.err = err
+		result.err, result.done = err, time.Now()
 		if err := s.post(ctx, chunkEvent{s, read.copy, result}); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/millrace/millrace"
 )
 
 // Config says what a term of leadership works on. The zero value of a field
@@ -49,6 +51,9 @@ type Config struct {
 	OnDrop string
 	// Logger takes what an operator should see. Default slog.Default.
 	Logger *slog.Logger
+	// Tracer records flushes, copies, deploys and what else is named in
+	// AlwaysTraced. Default: nothing is recorded.
+	Tracer millrace.Tracer
 
 	wrap       func(chunkReader) chunkReader // around a worker's reader, by tests
 	without    rule                          // left out by tests

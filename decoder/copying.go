@@ -29,6 +29,8 @@ type copyRun struct {
 	failures int       // of chunks, in a row
 
 	plan, rereadPlan *tablePlan // of the chunks' columns
+
+	span millrace.Span // while it goes on in one session
 }
 
 // chunkResult is what reading a chunk brought.
@@ -39,6 +41,8 @@ type chunkResult struct {
 	columns []planColumn
 	rows    chunkRows
 	err     error
+
+	began, done time.Time // reading
 }
 
 const (
@@ -70,6 +74,7 @@ func (e chunkEvent) handle(_ context.Context, a *appender) error {
 		c.machine.failed(r.chunk)
 		c.retry = time.Now().Add(chunkAgain)
 		e.session.copyFailed(c, r.err)
+		c.traceChunk(r, time.Time{}, 0, r.err)
 		if c.failures++; c.failures >= maxFailures || errors.Is(r.err, catalog.ErrTableChanged) {
 			// The catalog may have changed: the next session looks again.
 			e.session.fail(fmt.Errorf("copy of table %s: %w", c.name(), r.err))
@@ -116,6 +121,7 @@ func (s *source) advanceCopies(ctx context.Context, a *appender) error {
 				break
 			}
 			s.session.idle--
+			c.trace(a)
 			s.session.read(c, ch)
 		}
 		for _, r := range c.results {
@@ -183,7 +189,7 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 	if err != nil {
 		return err
 	}
-	merged := int64(0)
+	merged, began := int64(0), time.Now()
 	err = r.rows.each(func(cells []cell) error {
 		key, err := plan.rowKey(&a.batch.text, cells)
 		if err != nil {
@@ -208,6 +214,7 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 	}
 	c.machine.merged(r.chunk)
 	c.source.merged.Add(1)
+	c.traceChunk(r, began, merged, nil)
 	c.saved.Rows += merged
 	if r.chunk.keys == nil && merged > 0 && c.saved.Estimate < c.saved.Rows {
 		c.saved.Estimate = c.saved.Rows
@@ -288,6 +295,7 @@ func (s *source) finishCopies(a *appender) {
 			s.unveil(a, c)
 		}
 		a.noteDirty(c)
+		c.endTrace(nil)
 		a.log.Info("table copied", "source", s.config.Name, "table", c.name(), "rows", c.saved.Rows)
 	}
 	clear(s.copies[len(rest):])
@@ -329,6 +337,7 @@ func (c *copyRun) storeRereads(f *millrace.Flush) {
 
 // interrupted forgets what lives as long as a session.
 func (c *copyRun) interrupted() {
+	c.endTrace(errInterrupted)
 	c.machine.interrupted(c.machine.entry)
 	clear(c.results)
 }

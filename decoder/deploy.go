@@ -26,7 +26,9 @@ func deployFile(ctx context.Context, c *Config, r Registry) error {
 	if err != nil || deployed {
 		return err
 	}
-	set, err := r.Deploy(ctx, c.Rules, definitionsOf(rules))
+	span := millrace.BeginTrace(c.Tracer, spanDeploy)
+	set, err := r.Deploy(span.In(ctx), c.Rules, definitionsOf(rules))
+	span.End(err)
 	if err != nil {
 		return fmt.Errorf("deploy %s: %w", c.RulesFile, err)
 	}
@@ -160,6 +162,8 @@ func (a *appender) activate(ctx context.Context) error {
 	if err := a.flush(ctx, set.set.ID); err != nil {
 		return err
 	}
+	a.build.End(nil)
+	a.build = millrace.Span{}
 	set.set.State = millrace.RuleSetActive
 	for _, other := range a.feed.sets {
 		if other != set && other.set.State == millrace.RuleSetActive {

@@ -3,6 +3,7 @@ package decoder
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -27,7 +28,13 @@ func answerRequests(ctx context.Context, c *Config, r Registry) error {
 			}
 			a = decideRequest(q, state.RuleSets)
 		}
-		set, err := r.AnswerRules(ctx, a)
+		var span millrace.Span
+		if a.Deploy != nil {
+			span = millrace.BeginTrace(c.Tracer, spanDeploy)
+			span.Set(slog.Int64("request", int64(q.ID)))
+		}
+		set, err := r.AnswerRules(span.In(ctx), a)
+		span.End(err)
 		if err != nil {
 			return fmt.Errorf("answer request %d to change the rules: %w", q.ID, err)
 		}

@@ -96,6 +96,7 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		return err
 	}
 	w := newWriter(sidecar, batchCount)
+	w.trace = flushSpan{tracer: c.Tracer, sources: map[millrace.SourceID]string{}}
 	a := newAppender(c, w, f)
 	var runners []*runner
 	for i := range c.Sources {
@@ -103,6 +104,7 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		s.status = newStatus(s.saved.ID)
 		s.builds = f.newFrom(s.origin.tags)
 		a.sources = append(a.sources, s)
+		w.trace.sources[s.saved.ID] = s.config.Name
 		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
 		if looksAgain(r.rest.err) {
 			k.lookFor(r.rest.err)
@@ -115,6 +117,8 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		a.awaits(set) // no event comes while every source is down
 	}
 	defer a.drain()
+	a.traceBuild()
+	defer a.endTraces()
 	writing, ctx := errgroup.WithContext(ctx)
 	writing.Go(func() error { return w.run(ctx) })
 	writing.Go(func() error {

@@ -19,6 +19,7 @@ type writer struct {
 	// room for every batch there is.
 	done chan written
 
+	trace    flushSpan
 	open     bool  // a sidecar transaction is open
 	deferred []job // for when none is
 
@@ -65,6 +66,7 @@ func (w *writer) run(ctx context.Context) (err error) {
 			// The term's context may have ended; the transaction still has to.
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
+			w.trace.end(nil, millrace.Checkpoint{}, errors.Join(err, errInterrupted))
 			err = errors.Join(err, w.rollback(clean))
 		}
 	}()
@@ -129,6 +131,8 @@ func (w *writer) do(ctx context.Context, j job) error {
 }
 
 func (w *writer) write(ctx context.Context, b *batch) (millrace.Checkpoint, error) {
+	w.trace.piece(b)
+	ctx = w.trace.span.In(ctx)
 	if len(b.changes) > 0 {
 		w.open = true
 		if err := w.sidecar.Apply(ctx, b.changes); err != nil {
@@ -143,6 +147,7 @@ func (w *writer) write(ctx context.Context, b *batch) (millrace.Checkpoint, erro
 		return millrace.Checkpoint{}, fmt.Errorf("commit: %w", err)
 	}
 	w.open = false
+	w.trace.end(b.flush, checkpoint, nil)
 	return checkpoint, nil
 }
 

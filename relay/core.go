@@ -51,6 +51,7 @@ type node struct {
 	from, to millrace.OpID
 	changes  map[*bucketRef]*change
 	size     int // bytes of its lines; the publisher's
+	fan      *fanOut
 }
 
 // change is one bucket's part of a node.

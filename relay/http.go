@@ -19,9 +19,9 @@ func (r *Relay) routes() http.Handler {
 	mux.HandleFunc("POST "+protocol.PathStream, r.serveStream)
 	mux.HandleFunc("GET "+protocol.PathStream, r.serveRSocket)
 	mux.HandleFunc("GET "+protocol.PathWebSocket, r.serveWebSocket)
-	mux.HandleFunc("GET "+protocol.PathWriteCheckpoint, r.serveWriteCheckpoint)
-	mux.HandleFunc("GET "+protocol.PathOldWriteCheckpoint, r.serveOldWriteCheckpoint)
-	mux.HandleFunc("POST "+protocol.PathCheckpointRequest, r.serveCheckpointRequest)
+	mux.HandleFunc("GET "+protocol.PathWriteCheckpoint, r.traced("relay.write_checkpoint", r.serveWriteCheckpoint))
+	mux.HandleFunc("GET "+protocol.PathOldWriteCheckpoint, r.traced("relay.write_checkpoint", r.serveOldWriteCheckpoint))
+	mux.HandleFunc("POST "+protocol.PathCheckpointRequest, r.traced("relay.write_checkpoint", r.serveCheckpointRequest))
 	mux.HandleFunc("/", noRoute)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		h := w.Header()
@@ -30,7 +30,7 @@ func (r *Relay) routes() http.Handler {
 		h.Set("Access-Control-Expose-Headers", "Content-Type")
 		if req.Method == http.MethodOptions {
 			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST")
-			h.Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent")
+			h.Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent, Traceparent, Tracestate")
 			h.Set("Access-Control-Max-Age", "3600")
 			w.WriteHeader(http.StatusNoContent)
 			return
@@ -96,7 +96,7 @@ func (r *Relay) verify(ctx context.Context, value string) (*auth.Token, error) {
 	if scheme != "Token" && scheme != "Bearer" || token == "" || strings.ContainsAny(token, " \t\r\n\f\v") {
 		return nil, &auth.Error{Code: protocol.CodeUnauthorized, Description: "the Authorization header is neither Bearer <token> nor Token <token>"}
 	}
-	return r.cfg.Verifier.Verify(ctx, token)
+	return r.verifyToken(ctx, token)
 }
 
 // body reads the request's body. It is called for authorised requests only:

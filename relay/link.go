@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
 )
 
@@ -25,7 +26,8 @@ type link struct {
 	relay   *Relay
 	conn    *websocket.Conn
 	agent   string
-	seen    atomic.Int64 // unix nanoseconds of the client's last sign of life
+	trace   millrace.Span // of connecting, until there is a session
+	seen    atomic.Int64  // unix nanoseconds of the client's last sign of life
 	pinging atomic.Bool
 	group   sync.WaitGroup // goroutines of the connection
 	done    func()         // to be called when the connection is served
@@ -52,7 +54,7 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 		writeError(w, ending{code: protocol.CodeConnections, status: http.StatusTooManyRequests, text: "too many connections (relay.max_connections)"})
 		return
 	}
-	l := &link{relay: r, agent: agentOf(req)}
+	l := &link{relay: r, agent: agentOf(req), trace: r.beginTrace("relay.connect", req)}
 	l.touch()
 	o.InsecureSkipVerify = len(r.cfg.Origins) == 0 // only tokens authorise
 	o.OriginPatterns = r.cfg.Origins
@@ -62,6 +64,7 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 	if err != nil {
 		r.opening.Add(-1)
 		r.group.Done()
+		l.trace.End(err)
 		r.log.Debug("upgrading to a WebSocket", "error", err)
 		return
 	}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/millrace/millrace"
@@ -18,6 +19,7 @@ func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
 		return nil, err
 	}
 	defer release()
+	waited := time.Since(began)
 	snap, err := r.source.Snapshot(ctx)
 	if err != nil {
 		return nil, err
@@ -34,6 +36,12 @@ func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
+	size, ops := 0, 0
+	if span := millrace.SpanOf(ctx); span.On() {
+		defer func() {
+			span.Set(slog.Int("buckets", len(q.ranges)), slog.Int64("op_id", int64(q.upto)), slog.Int("ops", ops), slog.Int("bytes", size), slog.Duration("waited_s", waited))
+		}()
+	}
 	p := &page{request: q, parts: make([]pagePart, 0, len(q.ranges))}
 	e := encoder{wires: func(i int) string { return q.wires[i] }, after: func(i int) millrace.OpID { return q.ranges[i].After }, as: q.as}
 	// fill adds parts without ops for the buckets before i.
@@ -42,7 +50,6 @@ func (r *Relay) readPage(ctx context.Context, q *pageRequest) (*page, error) {
 			p.parts = append(p.parts, pagePart{done: true, floor: totals[n].Floor, gone: totals[n].ID == 0})
 		}
 	}
-	size, ops := 0, 0
 	var last millrace.OpID
 	flush := func(i int, lines []byte, n int) {
 		fill(i)

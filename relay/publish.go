@@ -27,6 +27,7 @@ type publisher struct {
 	log     *slog.Logger
 	meters  *meters
 	now     func() time.Time
+	tracer  millrace.Tracer
 
 	wake chan struct{} // capacity 1
 
@@ -252,6 +253,7 @@ func (p *publisher) restart() {
 
 // publish makes the node from the last head to this one and hands it out.
 func (p *publisher) publish(ctx context.Context, snap Snapshot, head millrace.Head) error {
+	began := p.now()
 	changes, err := snap.Changes(ctx, p.head.Seq)
 	if err != nil {
 		return err
@@ -280,6 +282,9 @@ func (p *publisher) publish(ctx context.Context, snap Snapshot, head millrace.He
 		return err
 	}
 	// From here on nothing fails.
+	if len(n.changes)+len(stale)+len(acks) > 0 {
+		p.trace(n, began)
+	}
 	for f, s := range states {
 		p.index.setState(f, s)
 	}
@@ -303,6 +308,7 @@ func (p *publisher) publish(ctx context.Context, snap Snapshot, head millrace.He
 		}
 	}
 	p.meters.node(p.dispatched, changes.Published, p.now())
+	p.endTrace(n, len(stale), len(acks), size, changes.Published)
 	return nil
 }
 
@@ -312,6 +318,9 @@ func (p *publisher) hand(s *session, n *node, write int64) {
 		return // a view will tell
 	}
 	s.pub.node = n
+	if n.fan != nil {
+		n.fan.left.Add(1)
+	}
 	s.push(delivery{node: n, write: write})
 	p.dispatched++
 }

@@ -36,6 +36,8 @@ type Config struct {
 	// Proxies are those whose X-Forwarded-For is believed.
 	Proxies []netip.Prefix
 	Log     *slog.Logger
+	// Tracer records what tracing.go names; nil records nothing.
+	Tracer millrace.Tracer
 }
 
 // Limits bound what a relay takes on. Zero fields get the defaults given.
@@ -127,6 +129,7 @@ func New(cfg Config, source Source) (*Relay, error) {
 	}
 	r.rates = newAddressRates(r.limits.PerAddress, cfg.Proxies)
 	r.publisher = newPublisher(source, cfg.Compile, r.limits, r.log, r.meters)
+	r.publisher.tracer = cfg.Tracer
 	r.writes = newWriteCheckpoints(source, r.limits.CheckpointBatch, r.meters.writes)
 	r.pages = semaphore.NewWeighted(r.limits.PageBytes)
 	r.reads = semaphore.NewWeighted(int64(r.limits.Reads))
@@ -246,6 +249,7 @@ func (r *Relay) enter(ctx context.Context, s *session) (_ context.Context, leave
 		r.mu.Unlock()
 		s.leave()
 		s.logEnded(context.WithoutCancel(ctx))
+		s.connected(s.whyLeft())
 		s.meters.sessions.Dec()
 		r.group.Done()
 	}, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
 	"github.com/millrace/millrace/protocol/bson"
 	"github.com/millrace/millrace/protocol/rsocket"
@@ -76,10 +77,12 @@ func (c *rsConn) serve(ctx context.Context) {
 	s, ctx, leave, err := c.open(ctx)
 	c.relay.opening.Add(-1)
 	if err != nil {
+		c.trace.End(err)
 		c.end(ctx, err)
 		c.done()
 		return
 	}
+	c.trace = millrace.Span{} // the session's
 	s.join()
 	ended := make(chan struct{})
 	s.start(ctx, c, func(err error) {
@@ -205,6 +208,7 @@ func (c *rsConn) open(ctx context.Context) (*session, context.Context, func(), e
 			if err != nil {
 				return nil, ctx, nil, err
 			}
+			s.traceConnect(c.trace, len(s.core.initial))
 			c.session = s
 			c.requests.Limit = setupBytes // what comes now is refused anyway
 			return s, inner, leave, nil
@@ -268,7 +272,7 @@ func (c *rsConn) setup(ctx context.Context, f rsocket.Frame) error {
 	} else {
 		wait, cancel := context.WithTimeout(ctx, openWait)
 		defer cancel()
-		c.token, err = c.relay.verify(wait, about.Token)
+		c.token, err = c.relay.verify(c.trace.In(wait), about.Token)
 	}
 	if err != nil {
 		return refusal{code: rsocket.RejectedSetup, why: c.relay.asEnding(err)}

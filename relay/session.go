@@ -38,19 +38,20 @@ const mailMax = 64
 // session is one connected client. Whoever is at work on it owns the core; the
 // publisher puts mail in.
 type session struct {
-	id       int64
-	subject  string // of the token
-	user     string // of write checkpoints
-	clientID string
-	agent    string
-	kind     string // transport
-	since    time.Time
-	ahead    millrace.OpID // greatest position the client claimed
-	relay    *Relay
-	meters   *sessionMeters
-	core     *core         // of the one at work
-	failing  time.Time     // since when pages cannot be read; of the one at work
-	wake     chan struct{} // signalled until the session is started
+	id                 int64
+	subject            string // of the token
+	user               string // of write checkpoints
+	clientID           string
+	agent              string
+	kind               string // transport
+	since              time.Time
+	ahead              millrace.OpID // greatest position the client claimed
+	relay              *Relay
+	meters             *sessionMeters
+	core               *core         // of the one at work
+	failing            time.Time     // since when pages cannot be read; of the one at work
+	connect, resolving millrace.Span // until the first complete checkpoint; of the one at work
+	wake               chan struct{} // signalled until the session is started
 
 	queued bool      // under publisher.mu
 	pub    published // the publisher's goroutine only
@@ -99,11 +100,13 @@ const roomForAll = 1 << 30
 // push hands over a node.
 func (s *session) push(d delivery) {
 	s.mu.Lock()
-	if s.lost || len(s.mail) == mailMax {
-		if !s.lost {
+	if s.lost || s.left || len(s.mail) == mailMax {
+		if !s.lost && !s.left {
 			s.relay.meters.overrun.Inc()
 		}
-		s.lost, s.mail = true, nil
+		s.lost = true
+		s.dropMail()
+		d.node.fan.done()
 	} else {
 		s.mail = append(s.mail, d)
 	}
@@ -114,14 +117,16 @@ func (s *session) push(d delivery) {
 // markStale stops the session until it gets a view.
 func (s *session) markStale() {
 	s.mu.Lock()
-	s.stale, s.mail, s.lost = true, nil, false
+	s.stale, s.lost = true, false
+	s.dropMail()
 	s.mu.Unlock()
 	s.signal()
 }
 
 func (s *session) giveView(v *view) {
 	s.mu.Lock()
-	s.mail, s.lost = nil, false
+	s.lost = false
+	s.dropMail()
 	if !s.resolve { // else the request has changed meanwhile: its view follows
 		s.next, s.stale = v, false
 	}
@@ -159,7 +164,8 @@ func (s *session) change(f func(*resolveRequest)) {
 	s.mu.Lock()
 	f(&s.request)
 	s.request.version++
-	s.stale, s.mail, s.resolve = true, nil, true
+	s.stale, s.resolve = true, true
+	s.dropMail()
 	s.mu.Unlock()
 	s.relay.publisher.attend(s)
 	s.signal()
@@ -167,6 +173,7 @@ func (s *session) change(f func(*resolveRequest)) {
 
 // join asks for the first view.
 func (s *session) join() {
+	s.resolving = s.connect.Child("relay.resolve")
 	s.mu.Lock()
 	s.resolve = true
 	s.mu.Unlock()
@@ -176,6 +183,7 @@ func (s *session) join() {
 func (s *session) leave() {
 	s.mu.Lock()
 	s.left = true
+	s.dropMail()
 	s.mu.Unlock()
 	s.relay.publisher.attend(s)
 }
@@ -246,6 +254,8 @@ func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, 
 		s.core.view(m.view, &out)
 		s.buckets.Store(int64(len(m.view.buckets)))
 		*asked = false
+		s.resolving.End(nil)
+		s.resolving = millrace.Span{}
 	}
 	if m.stale {
 		s.core.stale()
@@ -262,6 +272,11 @@ func (s *session) advance(ctx context.Context, t transport, asked *bool) (bool, 
 				room = pageBytes
 			}
 			s.core.nodes(mail, room, &out)
+			defer func() {
+				for _, d := range mail {
+					d.node.fan.done()
+				}
+			}()
 		}
 	}
 	if !out.empty() {
@@ -300,6 +315,7 @@ func (s *session) send(ctx context.Context, t transport, o *output) error {
 	s.meters.sent(n, o.ops)
 	if o.completed {
 		s.sent.Store(int64(s.core.at))
+		s.connected(nil)
 	}
 	if s.core.complete {
 		s.sending.Store(0)
@@ -316,7 +332,9 @@ func (s *session) catchUp(ctx context.Context, t transport) error {
 		return err
 	}
 	defer s.relay.pages.Release(pageBytes)
-	p, err := s.relay.readPage(ctx, s.core.pageRequest(t.room()))
+	span := s.pageSpan()
+	p, err := s.relay.readPage(span.In(ctx), s.core.pageRequest(t.room()))
+	span.End(err)
 	if err != nil {
 		return s.unread(ctx, err)
 	}

@@ -16,28 +16,34 @@ const headWait = 2 * time.Second
 // serveStream is POST /sync/stream: one request, then lines until the token
 // expires, the client goes or the server stops.
 func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
-	token, err := r.authorize(req)
-	if err != nil {
+	span := r.beginTrace("relay.connect", req)
+	refuse := func(err error) {
+		span.End(err)
 		writeError(w, r.asEnding(err))
+	}
+	token, err := r.authorize(req.WithContext(span.In(req.Context())))
+	if err != nil {
+		refuse(err)
 		return
 	}
 	body, err := r.body(w, req, r.limits.RequestBytes)
 	if err != nil {
-		writeError(w, r.asEnding(err))
+		refuse(err)
 		return
 	}
 	request, err := protocol.DecodeRequest(body)
 	if err != nil {
-		writeError(w, r.asEnding(err))
+		refuse(err)
 		return
 	}
 	as := streamEncoding(req.Header.Values("Accept"))
 	s := r.newSession(token, request, as, "http", agentOf(req))
 	ctx, leave, err := r.enter(req.Context(), s)
 	if err != nil {
-		writeError(w, r.asEnding(err))
+		refuse(err)
 		return
 	}
+	s.traceConnect(span, len(s.core.initial))
 	defer leave()
 	s.join()
 	wait := time.NewTimer(headWait)

@@ -58,7 +58,12 @@ func (p *publisher) views(ctx context.Context, snap Snapshot) error {
 		}
 		return nil
 	}
+	span := millrace.BeginTrace(p.tracer, "relay.resolve_batch")
 	resolutions, err := p.resolve(ctx, snap, set, batch)
+	if err == nil && span.On() {
+		traceResolutions(span, resolutions)
+	}
+	span.End(err)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
 	"github.com/millrace/millrace/relay/auth"
 )
@@ -48,10 +49,12 @@ func (c *wsConn) serve(ctx context.Context) {
 	s, ctx, leave, err := c.open(ctx)
 	c.relay.opening.Add(-1)
 	if err != nil {
+		c.trace.End(err)
 		c.close(c.relay.asEnding(err))
 		c.done()
 		return
 	}
+	c.trace = millrace.Span{} // the session's
 	s.join()
 	ended := make(chan struct{})
 	s.start(ctx, c, func(err error) {
@@ -97,7 +100,7 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	}
 	wait, cancel := context.WithTimeout(ctx, openWait)
 	defer cancel()
-	token, err := c.relay.cfg.Verifier.Verify(wait, open.Token)
+	token, err := c.relay.verifyToken(c.trace.In(wait), open.Token)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -109,6 +112,7 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	s.traceConnect(c.trace, len(s.core.initial))
 	return s, inner, leave, nil
 }
 
@@ -259,7 +263,9 @@ func (q *requestQueue) done() (more bool) {
 func (c *wsConn) answerRequests(ctx context.Context) {
 	for more := true; more; more = c.requests.done() {
 		wait, cancel := context.WithTimeout(ctx, writeWait)
-		held, err := c.relay.writes.request(wait, c.session.user, c.requests.head())
+		span := millrace.BeginTrace(c.relay.cfg.Tracer, "relay.write_checkpoint")
+		held, err := c.relay.writes.request(span.In(wait), c.session.user, c.requests.head())
+		span.End(err)
 		cancel()
 		if ctx.Err() != nil {
 			return

@@ -41,7 +41,9 @@ func newWriteCheckpoints(source Source, batch int, meter prometheus.Observer) *w
 }
 
 // request gives the number the user has after the request.
-func (w *writeCheckpoints) request(ctx context.Context, user string, id int64) (int64, error) {
+func (w *writeCheckpoints) request(ctx context.Context, user string, id int64) (held int64, err error) {
+	ctx, span := millrace.ChildSpan(ctx, "relay.store_request")
+	defer func() { span.End(err) }()
 	began := time.Now()
 	r := &writeRequest{WriteRequest: millrace.WriteRequest{User: user, ID: id}, done: make(chan writeResult, 1)}
 	select {

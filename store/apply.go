@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -19,6 +20,19 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 	if err := w.open(); err != nil {
 		return w.abandon(ctx, err)
 	}
+	ctx, span := millrace.ChildSpan(ctx, "store.apply")
+	if span.On() {
+		span.Set(slog.Int("changes", len(changes)))
+	}
+	err := w.apply(ctx, changes)
+	span.End(err)
+	if err != nil {
+		return w.abandon(ctx, err)
+	}
+	return nil
+}
+
+func (w *Writer) apply(ctx context.Context, changes []millrace.Change) error {
 	for len(changes) > 0 {
 		n := together(changes)
 		var err error
@@ -31,7 +45,7 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 			err = w.applyBatch(ctx, changes[:n])
 		}
 		if err != nil {
-			return w.abandon(ctx, err)
+			return err
 		}
 		changes = changes[n:]
 	}

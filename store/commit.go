@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -22,7 +23,9 @@ func (w *Writer) Commit(ctx context.Context, f *millrace.Flush) (millrace.Checkp
 	if err := w.open(); err != nil {
 		return millrace.Checkpoint{}, w.abandon(ctx, err)
 	}
+	ctx, span := millrace.ChildSpan(ctx, "store.commit")
 	c, err := w.commit(ctx, f)
+	span.End(err)
 	if err != nil {
 		return millrace.Checkpoint{}, w.abandon(ctx, err)
 	}
@@ -166,8 +169,12 @@ func timestampParam(t time.Time) []byte {
 }
 
 // finish sends the rest of the flush with its COMMIT.
-func (w *Writer) finish(ctx context.Context, b *batch) (time.Time, error) {
-	var at time.Time
+func (w *Writer) finish(ctx context.Context, b *batch) (at time.Time, err error) {
+	ctx, span := millrace.ChildSpan(ctx, "store.finish")
+	if span.On() {
+		span.Set(slog.Int("statements", b.n), slog.Int("buckets", len(w.flush.changed)+len(w.flush.deltas)))
+		defer func() { span.End(err) }()
+	}
 	head := b.n - 1
 	b.text("COMMIT")
 	done, err := w.run(ctx, b, func(statement int, row [][]byte) error {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -20,7 +21,17 @@ import (
 // is not there any more, a PUT where the data is another. A bucket that the
 // table alone feeds, and of which nothing stays, gets one CLEAR instead of a
 // REMOVE for each row; it carries the bucket's running sum (I5).
-func (w *Writer) replace(ctx context.Context, scope *millrace.Scope, kind millrace.ChangeKind) error {
+func (w *Writer) replace(ctx context.Context, scope *millrace.Scope, kind millrace.ChangeKind) (err error) {
+	ctx, span := millrace.ChildSpan(ctx, "store.replace")
+	if span.On() {
+		before := w.flush.op
+		span.Set(slog.Int("table_id", int(scope.Table)), slog.Bool("truncate", kind == millrace.ChangeTruncate),
+			slog.Int("bucket_definitions", len(scope.Buckets)), slog.Int("lookup_definitions", len(scope.Lookups)))
+		defer func() {
+			span.Set(slog.Int64("numbers", int64(w.flush.op-before)))
+			span.End(err)
+		}()
+	}
 	if err := w.writeOut(ctx); err != nil {
 		return err
 	}

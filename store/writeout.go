@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -14,7 +15,9 @@ import (
 
 // writeOut writes what is collected into the open transaction and forgets it.
 // The caches stay: they say what the tables say now.
-func (w *Writer) writeOut(ctx context.Context) error {
+func (w *Writer) writeOut(ctx context.Context) (err error) {
+	ctx, span := millrace.ChildSpan(ctx, "store.write_out")
+	defer func() { span.End(err) }()
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
@@ -49,8 +52,13 @@ func (w *Writer) noteChanged() {
 // copyRows sends the rows that are appended: bucket names, ops, row states,
 // ended outputs and lookups. Row states that were there before are deleted
 // first: they change rarely, and one path is enough.
-func (w *Writer) copyRows(ctx context.Context) error {
+func (w *Writer) copyRows(ctx context.Context) (err error) {
 	f := &w.flush
+	ctx, span := millrace.ChildSpan(ctx, "store.copy_rows")
+	if span.On() {
+		span.Set(slog.Int("ops", len(f.ops.places)), slog.Int("rows", len(f.dirty)))
+		defer func() { span.End(err) }()
+	}
 	if err := w.copyIn(ctx, &f.names, "bucket_names (id, definition, name)"); err != nil {
 		return err
 	}

@@ -53,6 +53,7 @@ type Server struct {
 type Options struct {
 	Limits relay.Limits
 	Log    *slog.Logger
+	Tracer millrace.Tracer
 }
 
 // Serve runs a relay over the sidecar until the test ends.
@@ -69,7 +70,7 @@ func Serve(tb testing.TB, side *Sidecar, options ...Options) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	r, err := relay.New(relay.Config{Name: tb.Name(), Verifier: verifier, Compile: compile, Limits: o.Limits, Log: o.Log}, side)
+	r, err := relay.New(relay.Config{Name: tb.Name(), Verifier: verifier, Compile: compile, Limits: o.Limits, Log: o.Log, Tracer: o.Tracer}, side)
 	if err != nil {
 		tb.Fatal(err)
 	}
