@@ -179,8 +179,12 @@ type Telemetry struct {
 	// MetricsListen is an address of its own for Prometheus metrics. Empty
 	// serves them beside everything else, at /metrics.
 	MetricsListen string `yaml:"metrics_listen"`
-	// OTLPEndpoint receives traces; empty is off.
+	// OTLPEndpoint is the URL of an OpenTelemetry collector that receives traces,
+	// by OTLP over HTTP. Empty is off.
 	OTLPEndpoint string `yaml:"otlp_endpoint"`
+	// TraceSample is the share of traces that are recorded, from 0 to 1. Defaults
+	// to 0.05.
+	TraceSample float64 `yaml:"trace_sample"`
 	// LogFormat is text or json. Defaults to text.
 	LogFormat string `yaml:"log_format"`
 	// LogLevel is the least that is logged: debug, info, warn or error.
@@ -234,7 +238,7 @@ func Default() Config {
 		},
 		Compaction: Compaction{Interval: time.Minute, Horizon: 10 * time.Minute, Defragment: true},
 		History:    History{Keep: 7 * 24 * time.Hour},
-		Telemetry:  Telemetry{LogFormat: "text", LogLevel: "info"},
+		Telemetry:  Telemetry{LogFormat: "text", LogLevel: "info", TraceSample: 0.05},
 	}
 }
 

@@ -75,7 +75,7 @@ decoder: { batch_max_bytes: 64KiB, spool_dir: spool, spool_max: 1TiB, snapshot_w
 compaction: { interval: 2m, horizon: 0s }
 history: { keep: 1d }
 api: { tokens: [!env API_TOKEN] }
-telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_format: json, log_level: warn }
+telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", trace_sample: 0.5, log_format: json, log_level: warn }
 `, "SECOND=postgres://two/b", "KEY=c2VjcmV0", "API_TOKEN=0123456789abcdef", "SUPABASE=super-secret-jwt-token")
 	want := &Config{
 		Sources: []Source{
@@ -100,7 +100,7 @@ telemetry: { metrics_listen: ":9090", otlp_endpoint: "http://otel:4318", log_for
 		Compaction: Compaction{Interval: 2 * time.Minute, Defragment: true},
 		History:    History{Keep: 24 * time.Hour},
 		API:        API{Tokens: []Token{"0123456789abcdef"}},
-		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", LogFormat: "json", LogLevel: "warn"},
+		Telemetry:  Telemetry{MetricsListen: ":9090", OTLPEndpoint: "http://otel:4318", TraceSample: 0.5, LogFormat: "json", LogLevel: "warn"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -239,6 +239,9 @@ func TestFindings(t *testing.T) {
 			`m.yaml:3:19: error: relay.node_max: must be greater than 0`},
 		{"jwks", src + "auth: {jwks_uris: [ftp://x]}\n", nil,
 			`m.yaml:3:20: error: auth.jwks_uris[0]: "ftp://x" is no http(s) URL`},
+		{"share of traces above one", src + "telemetry: {trace_sample: 5}\n", nil,
+			"m.yaml:3:27: error: telemetry.trace_sample: 5 is not between 0 and 1 (it is the share of traces that are recorded: 0.05 is one of twenty)"},
+		{"share of traces in words", src + "telemetry: {trace_sample: some}\n", nil, `m.yaml:3:27: error: telemetry.trace_sample: "some" is no number`},
 		{"key without kty", src + "auth: {keys: [{k: x}]}\n", nil,
 			`m.yaml:3:15: error: auth.keys[0]: the key has no kty`},
 		{"oct key without k", src + "auth: {keys: [{kty: oct}]}\n", nil,

@@ -289,6 +289,12 @@ func setScalar(v reflect.Value, text string) error {
 			return fmt.Errorf("%q is no whole number", text)
 		}
 		v.SetInt(n)
+	case reflect.Float64:
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("%q is no number", text)
+		}
+		v.SetFloat(n)
 	default:
 		return fmt.Errorf("values of type %v cannot be read", v.Type())
 	}

@@ -56,6 +56,9 @@ func (d *decoder) validate(c *Config) {
 	if u := c.Telemetry.OTLPEndpoint; u != "" && !isHTTP(u) {
 		d.fail("telemetry.otlp_endpoint", "", "%q is no http(s) URL", u)
 	}
+	if s := c.Telemetry.TraceSample; !(s >= 0 && s <= 1) { // NaN included
+		d.fail("telemetry.trace_sample", "it is the share of traces that are recorded: 0.05 is one of twenty", "%v is not between 0 and 1", s)
+	}
 }
 
 func (d *decoder) validateDatabases(c *Config) {

@@ -32,11 +32,12 @@ const (
 // lead works as the decoder whenever it can: win leadership, run a term, and
 // again, until ctx ends, which is no error. Failures are waited out, but for
 // rules that do not compile: waiting does not mend them.
-func lead(ctx context.Context, cfg *config.Config, h *health, m *compactionMeters, log *slog.Logger) error {
+func lead(ctx context.Context, cfg *config.Config, h *health, m *compactionMeters, tracer millrace.Tracer, log *slog.Logger) error {
 	dcfg, err := decoderConfig(cfg, log)
 	if err != nil {
 		return err
 	}
+	dcfg.Tracer = tracer
 	opts := store.Options{
 		SuppressUnchanged: cfg.Decoder.SuppressUnchanged,
 		HistoryKeep:       cfg.History.Keep,
@@ -164,22 +165,6 @@ func decoderSources(cfg *config.Config) (list []decoder.SourceConfig) {
 		})
 	}
 	return list
-}
-
-// refuseUnsupported refuses keys whose feature this build does not have and
-// whose silence would mislead.
-func refuseUnsupported(cfg *config.Config) error {
-	for _, k := range []struct {
-		set       bool
-		key, what string
-	}{
-		{cfg.Telemetry.OTLPEndpoint != "", "telemetry.otlp_endpoint", "send traces"},
-	} {
-		if k.set {
-			return usage(fmt.Errorf("%s: this build cannot %s: remove the key", k.key, k.what))
-		}
-	}
-	return nil
 }
 
 // failureLog logs a failure once, and again only after a while, so that what

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"syscall"
 
+	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/relay"
 	"github.com/millrace/millrace/relay/auth"
@@ -23,7 +24,7 @@ func (s sidecarSource) Snapshot(ctx context.Context) (relay.Snapshot, error) {
 
 // newRelay prepares the part that clients connect to; address is where they do.
 // The returned function closes what it uses, once it does not run any more.
-func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog.Logger) (*relay.Relay, func(), error) {
+func newRelay(ctx context.Context, cfg *config.Config, address string, tracer millrace.Tracer, log *slog.Logger) (*relay.Relay, func(), error) {
 	keys := make([]json.RawMessage, len(cfg.Auth.Keys))
 	for i, k := range cfg.Auth.Keys {
 		keys[i] = json.RawMessage(k)
@@ -54,6 +55,7 @@ func newRelay(ctx context.Context, cfg *config.Config, address string, log *slog
 		proxies = append(proxies, netip.MustParsePrefix(p)) // the configuration was validated
 	}
 	r, err := relay.New(relay.Config{
+		Tracer: tracer,
 		Name:   processName(),
 		Listen: address,
 		Limits: relay.Limits{

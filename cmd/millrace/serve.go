@@ -65,9 +65,6 @@ says where.`,
 			default:
 				return usage(fmt.Errorf("--role %q is not one of all, decoder, relay", roleText))
 			}
-			if err := refuseUnsupported(cfg); err != nil {
-				return err
-			}
 			if r != roleRelay { // relays serve what a decoder deployed
 				rules, err := os.ReadFile(cfg.Rules)
 				if err != nil {
@@ -112,11 +109,16 @@ says where.`,
 // development: it may take the place of the start page.
 func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more devserver.Routes, log *slog.Logger) error {
 	h := newHealth()
+	tracer, endTracing, err := newTracer(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer endTracing()
 	var clients http.Handler
 	var serveClients func(context.Context) error
 	var clientMetrics prometheus.Gatherer
 	if r != roleDecoder {
-		rel, closeRelay, err := newRelay(ctx, cfg, l.Addr().String(), log)
+		rel, closeRelay, err := newRelay(ctx, cfg, l.Addr().String(), tracer, log)
 		if err != nil {
 			return err
 		}
@@ -162,7 +164,7 @@ func serve(ctx context.Context, cfg *config.Config, l net.Listener, r role, more
 	if r == roleRelay {
 		h.set("serving", "")
 	} else {
-		group.Go(func() error { return lead(ctx, cfg, h, compaction, log) })
+		group.Go(func() error { return lead(ctx, cfg, h, compaction, tracer, log) })
 		if max := cfg.Decoder.SlotMaxLag; max > 0 {
 			fuse := &decoder.Fuse{Sources: decoderSources(cfg), MaxLag: int64(max), Logger: log}
 			group.Go(func() error {
