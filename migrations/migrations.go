@@ -49,12 +49,27 @@ var files embed.FS
 type State struct {
 	Version int  // number of the last migration applied, 0 if there is none
 	Latest  int  // number of the newest migration this release knows
-	Dirty   bool // a run was interrupted; Up repairs it
+	Oldest  int  // the schema serves releases that know this migration or a later one
+	Dirty   bool // a run is under way, or was interrupted; Up repairs it
+}
+
+// Usable says why this release cannot work with the schema; nil if it can: the
+// schema is the release's own, or a newer one that was made to serve it too.
+func (s State) Usable() error {
+	switch {
+	case s.Version < s.Latest:
+		return fmt.Errorf("the sidecar's schema is at migration %d of %d: run \"millrace migrate up\"", s.Version, s.Latest)
+	case s.Oldest > s.Latest:
+		return fmt.Errorf("the sidecar's schema is at migration %d, for releases that know %d; this release knows %d: use the release that made it, or a newer one",
+			s.Version, s.Oldest, s.Latest)
+	}
+	return nil
 }
 
 // Up brings the schema to Latest and applies the functions and views again.
 // It waits for a run that is under way elsewhere. Running it again is
-// harmless. A schema that is newer than this release is refused.
+// harmless. A newer schema is left as it is, functions included, if it serves
+// this release too, and refused otherwise.
 func Up(ctx context.Context, uri string) error {
 	return run(ctx, uri, func(conn *pgx.Conn, m *migrate.Migrate) error {
 		state, err := read(ctx, conn)
@@ -62,7 +77,7 @@ func Up(ctx context.Context, uri string) error {
 			return err
 		}
 		if state.Version > Latest {
-			return fmt.Errorf("the sidecar's schema is at migration %d, this release knows %d: use the release that made it, or a newer one", state.Version, Latest)
+			return state.Usable()
 		}
 		if err := m.Up(); err != nil && !errors.Is(err, migrate.ErrNoChange) {
 			return err
@@ -79,6 +94,9 @@ func Down(ctx context.Context, uri string) error {
 		state, err := read(ctx, conn)
 		if err != nil || state.Version == 0 {
 			return err
+		}
+		if state.Version > Latest {
+			return fmt.Errorf("the sidecar's schema is at migration %d, this release knows %d: only the release that made it can take it back", state.Version, Latest)
 		}
 		if err := sql.Drop(ctx, conn); err != nil {
 			return err
@@ -112,12 +130,19 @@ func read(ctx context.Context, conn *pgx.Conn) (State, error) {
 	if err := conn.QueryRow(ctx, `SELECT to_regclass('millrace.schema_migrations') IS NOT NULL`).Scan(&exists); err != nil || !exists {
 		return state, err
 	}
-	err := conn.QueryRow(ctx, `SELECT version, dirty FROM millrace.schema_migrations`).Scan(&state.Version, &state.Dirty)
+	var comment string
+	err := conn.QueryRow(ctx, `SELECT version, dirty, coalesce(obj_description('millrace'::regnamespace, 'pg_namespace'), '') FROM millrace.schema_migrations`).
+		Scan(&state.Version, &state.Dirty, &comment)
 	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
+		return state, nil
 	}
-	if state.Version < 0 { // golang-migrate's "before the first", while dirty
-		state.Version = 0
+	// The comment changes with the schema, the table before and after it.
+	noted, oldest := readMark(comment)
+	if state.Dirty || state.Version < 0 {
+		state.Version = noted
+	}
+	if state.Oldest = state.Version; noted == state.Version {
+		state.Oldest = oldest
 	}
 	return state, err
 }
@@ -202,7 +227,22 @@ func open(ctx context.Context, config *pgx.ConnConfig) (*migrate.Migrate, *stdsq
 	return m, db, nil
 }
 
-var appliedMark = regexp.MustCompile(`At migration (\d+)\.$`)
+var appliedMark = regexp.MustCompile(`At migration (\d+)(?:, for releases since (\d+))?\.$`)
+
+// readMark reads from the schema's comment which migration it is at and what
+// releases it serves, by the newest migration they know: without a word of it,
+// none before. 0, 0 if it says nothing.
+func readMark(comment string) (applied, oldest int) {
+	match := appliedMark.FindStringSubmatch(comment)
+	if match == nil {
+		return 0, 0
+	}
+	applied, _ = strconv.Atoi(match[1]) // digits; out of range is no migration
+	if oldest = applied; match[2] != "" {
+		oldest, _ = strconv.Atoi(match[2])
+	}
+	return applied, oldest
+}
 
 // repair sets the version to what the schema's comment says, if a run was
 // interrupted.
@@ -216,14 +256,9 @@ func repair(ctx context.Context, conn *pgx.Conn, m *migrate.Migrate) error {
 	if err != nil {
 		return err
 	}
-	applied := 0
-	if match := appliedMark.FindStringSubmatch(comment); match != nil {
-		if applied, err = strconv.Atoi(match[1]); err != nil {
-			return err
-		}
-	}
+	applied, _ := readMark(comment)
 	// A down file notes the number below its own, which may have been left out.
-	for applied > 0 {
+	for applied > 0 && applied <= Latest {
 		if found, err := fs.Glob(files, fmt.Sprintf("%04d_*.up.sql", applied)); err != nil || len(found) > 0 {
 			break
 		}

@@ -58,7 +58,7 @@ func TestUpDownUp(t *testing.T) {
 		if err := Up(t.Context(), uri); err != nil {
 			t.Fatal(err)
 		}
-		if s := status(t, uri); s != (State{Version: Latest, Latest: Latest}) {
+		if s := status(t, uri); s != (State{Version: Latest, Latest: Latest, Oldest: Latest}) {
 			t.Fatalf("after Up: %+v", s)
 		}
 	}
@@ -153,16 +153,90 @@ func TestInterruptedRunIsRepaired(t *testing.T) {
 	}
 }
 
-func TestNewerSchemaIsRefused(t *testing.T) {
+// newer makes the schema look as a later release leaves it: a migration more, which
+// serves releases that know oldest.
+func newer(tb testing.TB, conn *pgx.Conn, oldest int) {
+	tb.Helper()
+	serves := ""
+	if oldest > 0 {
+		serves = fmt.Sprintf(", for releases since %d", oldest)
+	}
+	for _, sql := range []string{
+		fmt.Sprintf(`UPDATE millrace.schema_migrations SET version = %d`, Latest+1),
+		fmt.Sprintf(`COMMENT ON SCHEMA millrace IS 'Millrace sidecar. At migration %d%s.'`, Latest+1, serves),
+		`CREATE OR REPLACE FUNCTION millrace.op_time(op_id bigint) RETURNS timestamptz LANGUAGE sql RETURN '2001-01-01'::timestamptz`,
+	} {
+		if _, err := conn.Exec(tb.Context(), sql); err != nil {
+			tb.Fatal(err)
+		}
+	}
+}
+
+const changedFunction = `SELECT count(*) FROM pg_proc WHERE proname = 'op_time' AND pronamespace = 'millrace'::regnamespace AND prosqlbody IS NOT NULL`
+
+func TestNewerSchema(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		oldest int
+		usable bool
+	}{
+		{"serves this release", Latest, true},
+		{"serves this release and those before", 1, true},
+		{"serves later releases", Latest + 1, false},
+		{"does not say", 0, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			uri := pgtest.Shared(t).Database(t)
+			if err := Up(t.Context(), uri); err != nil {
+				t.Fatal(err)
+			}
+			conn := connect(t, uri)
+			newer(t, conn, test.oldest)
+			s := status(t, uri)
+			if s.Version != Latest+1 || s.Dirty || (s.Usable() == nil) != test.usable {
+				t.Errorf("%+v, usable: %v", s, s.Usable())
+			}
+			err := Up(t.Context(), uri)
+			if (err == nil) != test.usable || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("migration %d", Latest+1)) {
+				t.Errorf("Up: %v", err)
+			}
+			if count(t, conn, changedFunction) != 1 {
+				t.Error("Up put its own functions in the place of newer ones")
+			}
+			if err := Down(t.Context(), uri); err == nil || !strings.Contains(err.Error(), "only the release that made it") {
+				t.Errorf("Down: %v", err)
+			}
+			if status(t, uri) != s || count(t, conn, changedFunction) != 1 {
+				t.Error("Down changed something")
+			}
+		})
+	}
+}
+
+// TestNewerReleaseIsMigrating: while a newer release migrates, and after it was
+// killed in the middle, this one knows what the schema is.
+func TestNewerReleaseIsMigrating(t *testing.T) {
 	uri := pgtest.Shared(t).Database(t)
 	if err := Up(t.Context(), uri); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := connect(t, uri).Exec(t.Context(), `UPDATE millrace.schema_migrations SET version = 9999`); err != nil {
+	conn := connect(t, uri)
+	if _, err := conn.Exec(t.Context(), `UPDATE millrace.schema_migrations SET version = $1, dirty = true`, Latest+1); err != nil {
 		t.Fatal(err)
 	}
-	if err := Up(t.Context(), uri); err == nil || !strings.Contains(err.Error(), "migration 9999") {
-		t.Errorf("Up: %v", err)
+	if s := status(t, uri); s != (State{Version: Latest, Latest: Latest, Oldest: Latest, Dirty: true}) || s.Usable() != nil {
+		t.Errorf("before its file is committed: %+v", s)
+	}
+	newer(t, conn, Latest)
+	if s := status(t, uri); s != (State{Version: Latest + 1, Latest: Latest, Oldest: Latest, Dirty: true}) || s.Usable() != nil {
+		t.Errorf("after its file is committed: %+v", s)
+	}
+	// This release repairs the mark, and does not mistake the schema for its own.
+	if err := Up(t.Context(), uri); err != nil {
+		t.Fatal(err)
+	}
+	if s := status(t, uri); s != (State{Version: Latest + 1, Latest: Latest, Oldest: Latest}) {
+		t.Errorf("repaired: %+v", s)
 	}
 }
 
@@ -207,7 +281,7 @@ func TestFilesAreWellFormed(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends := map[string]int{} // numbers may be left out, an up without a down may not
-	newest := 0
+	newest, oldest := 0, map[int]int{}
 	form := regexp.MustCompile(`^(\d{4})_[a-z]+_[a-z_]+\.(up|down)\.sql$`)
 	for _, name := range names {
 		text, err := fs.ReadFile(files, name)
@@ -231,11 +305,26 @@ func TestFilesAreWellFormed(t *testing.T) {
 		if !strings.HasPrefix(string(text), "-- ") {
 			t.Errorf("%s does not say what it does", name)
 		}
-		if !strings.HasSuffix(strings.TrimSpace(string(text)), fmt.Sprintf("At migration %d.';", n)) {
+		end := strings.TrimSuffix(strings.TrimSpace(string(text)), "';")
+		noted, since := readMark(end)
+		if noted != n || strings.HasSuffix(end, "'") {
 			t.Errorf("%s does not end by noting migration %d", name, n)
+		}
+		if m[2] == "up" {
+			oldest[n] = since
 		}
 		if strings.Contains(string(text), "CONCURRENTLY") {
 			t.Errorf("%s: CONCURRENTLY cannot share a file", name)
+		}
+	}
+	// What one migration ends, a later one does not bring back.
+	last := 0
+	for n := 1; n <= newest; n++ {
+		if since, exists := oldest[n]; exists {
+			if since < last || since > n {
+				t.Errorf("migration %d serves releases since %d, the one before since %d", n, since, last)
+			}
+			last = since
 		}
 	}
 	for number, n := range ends {

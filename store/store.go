@@ -106,7 +106,8 @@ type Store struct {
 	notify notifyGate
 }
 
-// Open connects once to see that the sidecar can be reached and is migrated.
+// Open connects once to see that the sidecar can be reached and has a schema
+// that this release can use.
 func Open(ctx context.Context, uri string, opts Options) (*Store, error) {
 	opts, err := opts.withDefaults()
 	if err != nil {
@@ -124,13 +125,14 @@ func Open(ctx context.Context, uri string, opts Options) (*Store, error) {
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	state, err := migrations.Read(ctx, conn)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case state.Dirty || state.Version < migrations.Latest:
-		return nil, fmt.Errorf("the sidecar's schema is at migration %d of %d: run \"millrace migrate up\"", state.Version, migrations.Latest)
-	case state.Version > migrations.Latest:
-		return nil, fmt.Errorf("the sidecar's schema is at migration %d, this release knows %d: use the release that made it, or a newer one", state.Version, migrations.Latest)
+	}
+	if err := state.Usable(); err != nil {
+		return nil, err
+	}
+	if state.Version > state.Latest {
+		opts.Logger.Info("the sidecar's schema is newer than this release and serves it too", "migration", state.Version, "known", state.Latest)
 	}
 	return s, nil
 }

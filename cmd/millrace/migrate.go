@@ -38,6 +38,12 @@ func newMigrate(env *environment) *cobra.Command {
 			return err
 		}
 		text := fmt.Sprintf("The sidecar's schema is at migration %d of %d.", state.Version, state.Latest)
+		if state.Version > state.Latest {
+			text = fmt.Sprintf("The sidecar's schema is at migration %d. This release knows %d, and works with it.", state.Version, state.Latest)
+			if state.Usable() != nil {
+				text = fmt.Sprintf("The sidecar's schema is at migration %d, for releases that know %d. This release knows %d.", state.Version, state.Oldest, state.Latest)
+			}
+		}
 		if state.Dirty {
 			text += " The last run was interrupted: `millrace migrate up` repairs it."
 		}
@@ -82,7 +88,7 @@ func newMigrate(env *environment) *cobra.Command {
 		down,
 		&cobra.Command{
 			Use:   "status",
-			Short: "Show where the schema stands; exit code 1 if it is not at this release",
+			Short: "Show where the schema stands; exit code 1 if this release cannot use it",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				uri, err := sidecar()
@@ -93,7 +99,7 @@ func newMigrate(env *environment) *cobra.Command {
 					return err
 				}
 				state, err := migrations.Status(cmd.Context(), uri)
-				if err == nil && (state.Dirty || state.Version != state.Latest) {
+				if err == nil && (state.Dirty || state.Usable() != nil) {
 					return errShown
 				}
 				return err
