@@ -61,3 +61,12 @@ type RuleSet struct {
 	// another than the one it has rows of: nothing of theirs goes into it.
 	Without map[DefinitionID][]SourceID
 }
+
+// Hashes gives the hashes of the definitions by key.
+func (s *RuleSet) Hashes() map[string]string {
+	hashes := make(map[string]string, len(s.Definitions))
+	for _, d := range s.Definitions {
+		hashes[d.Key] = d.Hash
+	}
+	return hashes
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/syncrules"
@@ -34,6 +35,53 @@ func deployFile(ctx context.Context, c *Config, r Registry) error {
 	}
 	c.Logger.Info("rules deployed", "file", c.RulesFile, "rule_set", set.ID, "definitions", len(set.Definitions))
 	return nil
+}
+
+// renewRules deploys rules anew that an earlier release deployed and to which this
+// one gives another meaning: its results are built beside what is served. The
+// rules being built are renewed if there are any, otherwise those in force, unless
+// people went back from that.
+func renewRules(ctx context.Context, c *Config, r Registry) error {
+	state, err := r.State(ctx)
+	if err != nil {
+		return fmt.Errorf("read the state of the sidecar: %w", err)
+	}
+	var newest *millrace.RuleSet
+	for i := range state.RuleSets {
+		s := &state.RuleSets[i]
+		if s.State == millrace.RuleSetBuilding || s.State == millrace.RuleSetActive && newest == nil {
+			newest = s
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	name := fmt.Sprintf("rule set %d", newest.ID)
+	rules, _, err := compileRules(name, newest.Content)
+	if err != nil {
+		c.Logger.Warn("this release does not take the rules that an earlier one deployed: it goes on with their former meaning", "rule_set", newest.ID, "error", err)
+		return nil
+	}
+	for i := range state.RuleSets {
+		if s := &state.RuleSets[i]; s.Content == newest.Content && means(s, rules) {
+			return nil
+		}
+	}
+	set, err := r.Deploy(ctx, newest.Content, definitionsOf(rules))
+	if err != nil {
+		return fmt.Errorf("deploy %s with the meaning of this release: %w", name, err)
+	}
+	c.Logger.Info("rules deployed again: this release gives them another meaning", "former", newest.ID, "rule_set", set.ID)
+	return nil
+}
+
+// means tells whether a rule set was deployed with the meaning of the rules.
+func means(s *millrace.RuleSet, rules *syncrules.Rules) bool {
+	hashes := s.Hashes()
+	return !slices.ContainsFunc(rules.Definitions(), func(d syncrules.Definition) bool {
+		hash, _, _ := strings.Cut(hashes[d.Key], "~") // it lost its history
+		return hash != d.Hash
+	})
 }
 
 // definitionsOf are the definitions of compiled rules as they are deployed.

@@ -24,18 +24,27 @@ type ruleset struct {
 func compileRules(file, content string) (*syncrules.Rules, syncrules.Diagnostics, error) {
 	rules, diagnostics := syncrules.Compile(file, []byte(content))
 	if rules == nil {
-		var b strings.Builder
-		diagnostics.Render(&b, []byte(content))
-		return nil, diagnostics, fmt.Errorf("%w: %s\n%s", ErrRules, file, strings.TrimSpace(b.String()))
+		return nil, diagnostics, rulesError(file, content, diagnostics)
 	}
 	return rules, diagnostics, nil
 }
 
-// openRuleset compiles what was deployed and finds the ids of its definitions.
+func rulesError(file, content string, diagnostics syncrules.Diagnostics) error {
+	var b strings.Builder
+	diagnostics.Render(&b, []byte(content))
+	return fmt.Errorf("%w: %s\n%s", ErrRules, file, strings.TrimSpace(b.String()))
+}
+
+// openRuleset compiles what was deployed, with the meaning it had then, and finds
+// the ids of its definitions.
 func openRuleset(set millrace.RuleSet) (*ruleset, error) {
-	rules, _, err := compileRules(fmt.Sprintf("rule set %d", set.ID), set.Content)
+	name := fmt.Sprintf("rule set %d", set.ID)
+	rules, diagnostics, err := syncrules.CompileDeployed(name, []byte(set.Content), set.Hashes())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if rules == nil {
+		return nil, rulesError(name, set.Content, diagnostics)
 	}
 	byKey := map[string]millrace.DefinitionID{}
 	for _, d := range set.Definitions {

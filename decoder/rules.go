@@ -68,9 +68,9 @@ func decideRequest(q *millrace.RuleRequest, sets []millrace.RuleSet) millrace.Ru
 	switch {
 	case err != nil:
 		a.Refused, a.Message = true, err.Error()
-	case building != nil && syncrules.SameContent([]byte(building.Content), []byte(q.Content)):
+	case building != nil && syncrules.SameContent([]byte(building.Content), []byte(q.Content)) && means(building, rules):
 		a.RuleSet, a.Message = building.ID, fmt.Sprintf("rule set %d has this content and is being built", building.ID)
-	case active != nil && syncrules.SameContent([]byte(active.Content), []byte(q.Content)):
+	case active != nil && syncrules.SameContent([]byte(active.Content), []byte(q.Content)) && means(active, rules):
 		stay(&a, active, building)
 	default:
 		a.Deploy = &millrace.RuleSet{Content: q.Content, Definitions: definitionsOf(rules)}

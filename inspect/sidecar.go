@@ -43,7 +43,7 @@ func (s *sidecar) served(ctx context.Context) (*served, error) {
 	)
 	err := s.conn.QueryRow(ctx, `
 		SELECT r.id, r.content, r.mapping,
-			(SELECT coalesce(jsonb_object_agg(d.id, d.wire_prefix), '{}') FROM millrace.definition_versions d WHERE d.wire_prefix IS NOT NULL)
+			(SELECT coalesce(jsonb_object_agg(d.id, jsonb_build_object('prefix', coalesce(d.wire_prefix, ''), 'hash', d.hash)), '{}') FROM millrace.definition_versions d)
 		FROM millrace.head h JOIN millrace.rule_sets r ON r.id = millrace.rule_set_at(h.op_id)`).Scan(&v.id, &content, &mapping, &wire)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, errors.New("no sync rules are active on the sidecar yet: the first copy of the source may still be running")
@@ -55,11 +55,18 @@ func (s *sidecar) served(ctx context.Context) (*served, error) {
 		Key        string
 		Definition millrace.DefinitionID
 	}
-	var prefixes map[millrace.DefinitionID]string
-	if err := errors.Join(json.Unmarshal(mapping, &entries), json.Unmarshal(wire, &prefixes)); err != nil {
+	var versions map[millrace.DefinitionID]struct{ Prefix, Hash string }
+	if err := errors.Join(json.Unmarshal(mapping, &entries), json.Unmarshal(wire, &versions)); err != nil {
 		return nil, fmt.Errorf("read the rule set in force: %w", err)
 	}
-	rules, diagnostics := syncrules.Compile(fmt.Sprintf("rule set %d", v.id), []byte(content))
+	hashes := map[string]string{}
+	for _, e := range entries {
+		hashes[e.Key] = versions[e.Definition].Hash
+	}
+	rules, diagnostics, err := syncrules.CompileDeployed(fmt.Sprintf("rule set %d", v.id), []byte(content), hashes)
+	if err != nil {
+		return nil, fmt.Errorf("rule set %d: %w", v.id, err)
+	}
 	if rules == nil {
 		return nil, fmt.Errorf("rule set %d of the sidecar does not compile with this binary: %s", v.id, diagnostics[0].Message)
 	}
@@ -68,7 +75,7 @@ func (s *sidecar) served(ctx context.Context) (*served, error) {
 	for i, d := range rules.Definitions() {
 		for _, e := range entries {
 			if e.Key == d.Key {
-				v.definitions[i], v.prefixes[i] = e.Definition, prefixes[e.Definition]
+				v.definitions[i], v.prefixes[i] = e.Definition, versions[e.Definition].Prefix
 			}
 		}
 		if v.definitions[i] == 0 {

@@ -10,9 +10,13 @@ import (
 	"github.com/millrace/millrace/syncrules"
 )
 
-// CompileRules compiles a stored rule set with syncrules.
+// CompileRules compiles a stored rule set with syncrules, with the meaning that it
+// had when it was deployed.
 func CompileRules(set *millrace.RuleSet) (Rules, error) {
-	compiled, diagnostics := syncrules.Compile(fmt.Sprintf("rule set %d", set.ID), []byte(set.Content))
+	compiled, diagnostics, err := syncrules.CompileDeployed(fmt.Sprintf("rule set %d", set.ID), []byte(set.Content), set.Hashes())
+	if err != nil {
+		return nil, err
+	}
 	if compiled == nil {
 		var b strings.Builder
 		diagnostics.Render(&b, []byte(set.Content))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
+	"github.com/millrace/millrace/syncrules"
 )
 
 // resolveWith resolves a request whose lookups all give outputs.
@@ -52,5 +53,16 @@ streams:
 	var end ending
 	if !errors.As(err, &end) || end.code != protocol.CodeTooMany || !strings.Contains(end.text, "teams alone comes to more than 100000") {
 		t.Errorf("150,000 different results: %v", err)
+	}
+}
+
+// TestRulesOfAnotherRelease: a relay does not serve rules with another meaning than
+// that with which they were deployed.
+func TestRulesOfAnotherRelease(t *testing.T) {
+	set := &millrace.RuleSet{ID: 3, Content: "bucket_definitions:\n  a:\n    data:\n      - SELECT id FROM lists\n",
+		Definitions: []millrace.Definition{{Key: "bucket:a", Hash: "another"}}}
+	var unknown *syncrules.MeaningError
+	if _, err := CompileRules(set); !errors.As(err, &unknown) || unknown.Definition != "bucket:a" {
+		t.Errorf("%v", err)
 	}
 }

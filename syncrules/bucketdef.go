@@ -81,7 +81,7 @@ type bucketScope struct {
 }
 
 func (b *builder) bucketLowerer(s *bucketScope) *lowerer {
-	return &lowerer{legacyJSON: b.file.legacyJSON, exact: b.file.exact, column: s.column, call: s.call, functions: requestFunctions}
+	return &lowerer{legacyJSON: b.file.legacyJSON, exact: b.file.exact, language: b.rules.language, column: s.column, call: s.call, functions: requestFunctions}
 }
 
 func (s *bucketScope) column(n *nameExpr) *expr {

@@ -21,6 +21,8 @@ type function struct {
 	min, max int // argument counts; max is -1 for any number
 	eval     func(e *env, args []millrace.Value) millrace.Value
 	legacy   *function // stands in while fixed_json_extract is off
+	since    int       // the language it belongs to; 0: the first
+	before   *function // what it was in the language before since
 }
 
 // functions are all scalar functions by name.

@@ -12,6 +12,7 @@ type lowerer struct {
 	streams    bool
 	legacyJSON bool // fixed_json_extract is off
 	exact      bool // unstable_sqlite_expression_engine
+	language   int
 	// column resolves a name, call a function with a schema, or returns nil
 	// if it does not know the function.
 	column func(*nameExpr) *expr
@@ -206,6 +207,7 @@ func (l *lowerer) callExpr(a *callExpr) *expr {
 	if exact := exactFunctions[fn.name]; l.exact && exact != nil {
 		fn = exact
 	}
+	fn = fn.in(l.language)
 	e := &expr{op: opCall, span: a.span, fn: fn}
 	for _, arg := range a.args {
 		e.args = append(e.args, l.expr(arg))
@@ -224,7 +226,7 @@ func (l *lowerer) callExpr(a *callExpr) *expr {
 		}
 	}
 	if fn.legacy != nil && l.legacyJSON {
-		e.fn = fn.legacy
+		e.fn = fn.legacy.in(l.language)
 	}
 	return e
 }

@@ -11,6 +11,7 @@ import (
 type Rules struct {
 	options   ValueOptions
 	exact     bool // unstable_sqlite_expression_engine
+	language  int
 	defs      []*definition
 	resolvers []*resolver
 	streams   map[string]bool // names a subscription may have
@@ -69,12 +70,16 @@ const (
 // Compile reads a rules file. file is its name for messages only. Rules are
 // nil if any diagnostic is fatal.
 func Compile(file string, src []byte) (*Rules, Diagnostics) {
+	return compile(file, src, newestLanguage)
+}
+
+func compile(file string, src []byte, lang int) (*Rules, Diagnostics) {
 	rep := newReporter(file, src)
 	f := readFile(rep)
 	if f == nil {
 		return nil, rep.sorted()
 	}
-	r := &Rules{options: f.options, exact: f.exact, streams: map[string]bool{}}
+	r := &Rules{options: f.options, exact: f.exact, language: lang, streams: map[string]bool{}}
 	b := &builder{rules: r, file: f, byHash: map[string]int{}, counts: map[string]int{}}
 	for _, c := range f.buckets {
 		b.bucketDefinition(c)

@@ -250,7 +250,7 @@ func (c *streamCompiler) each(arg *expr, at span) *relation {
 }
 
 func (c *streamCompiler) lowerer(sc *streamScope) *lowerer {
-	return &lowerer{streams: true, legacyJSON: c.b.file.legacyJSON, exact: c.b.file.exact, column: sc.column, call: sc.call, functions: streamFunctions}
+	return &lowerer{streams: true, legacyJSON: c.b.file.legacyJSON, exact: c.b.file.exact, language: c.b.rules.language, column: sc.column, call: sc.call, functions: streamFunctions}
 }
 
 // lookup finds a source by name, from the inside out.
