@@ -55,6 +55,7 @@ type publisherStatus struct {
 	head  millrace.Head
 	begun bool
 	err   error // of the last round
+	rules error // why the rules in force cannot be served; it may quote them
 	at    time.Time
 }
 
@@ -146,6 +147,9 @@ func (p *publisher) setStatus(err error) {
 	p.statusMu.Lock()
 	defer p.statusMu.Unlock()
 	p.status = publisherStatus{head: p.head, begun: p.begun, err: err, at: p.now()}
+	if set := p.rules[p.head.RuleSet]; set != nil {
+		p.status.rules = set.err
+	}
 }
 
 func (p *publisher) currentStatus() publisherStatus {

@@ -156,6 +156,8 @@ func (r *Relay) Ready() error {
 		return errors.New("the sidecar was not read yet")
 	case status.head.RuleSet == 0:
 		return errors.New("no sync rules are active yet: the first copy of the source may still be running")
+	case status.rules != nil:
+		return errors.New("the active sync rules cannot be served by this release: its log says why")
 	}
 	return nil
 }

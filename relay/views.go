@@ -38,13 +38,13 @@ func (p *publisher) views(ctx context.Context, snap Snapshot) error {
 	defer func() {
 		p.waiting = slices.DeleteFunc(p.waiting, func(s *session) bool { return !s.pub.waiting })
 	}()
+	set, err := p.ruleSet(ctx, snap) // also without sessions: probes tell whether any could be served
+	if err != nil {
+		return err
+	}
 	batch := p.pickWaiting(ctx)
 	if len(batch) == 0 {
 		return nil
-	}
-	set, err := p.ruleSet(ctx, snap)
-	if err != nil {
-		return err
 	}
 	if set == nil || set.err != nil {
 		end := ending{code: protocol.CodeNoRules, status: http.StatusInternalServerError, close: protocol.CloseOverloaded,

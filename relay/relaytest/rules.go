@@ -2,6 +2,7 @@ package relaytest
 
 import (
 	"encoding/json"
+	"errors"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/protocol"
@@ -45,10 +46,16 @@ func grantKey(sub string) millrace.LookupKey {
 	return millrace.LookupKey{Definition: definitions["grants"].ID, Key: string(b)}
 }
 
+// Foreign is the content of a rule set that does not compile.
+const Foreign = "foreign"
+
 // rules resolve requests to the fixed definitions.
 type rules struct{ none bool }
 
 func compile(set *millrace.RuleSet) (relay.Rules, error) {
+	if set.Content == Foreign {
+		return nil, errors.New("the rules are of another release")
+	}
 	return rules{none: set.Content == "none"}, nil
 }
 
