@@ -85,6 +85,11 @@ func start(t testing.TB, name string, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startBinary(t, path, name, args...)
+}
+
+func startBinary(t testing.TB, path, name string, args ...string) *process {
+	t.Helper()
 	p := &process{name: name, log: newLog(t, name), done: make(chan struct{})}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env = cleanEnvironment()
@@ -175,6 +180,11 @@ func run(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return runBinary(t, path, args...)
+}
+
+func runBinary(t testing.TB, path string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
