@@ -135,7 +135,7 @@ func TestRA15_CopyOfEmptyTable(t *testing.T) {
 
 // Trace A: a row the stream has touched with a transaction the chunk does not
 // see is dropped; one it sees is not.
-func TestCopyDropsByVisibility(t *testing.T) {
+func TestSA11_CopyDropsByVisibility(t *testing.T) {
 	c := enter(t, "210700:210700:")
 	ch := c.ask(4, 10)
 	c.touch("2062", 210814)

@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace"
 )
 
-func TestPendingWrites(t *testing.T) {
+func TestSA27_PendingWrites(t *testing.T) {
 	at := map[millrace.SourceID]millrace.LSN{1: 100, 2: 100}
 	position := func(id millrace.SourceID) millrace.LSN { return at[id] }
 	wait := func(user string, id int64, lsns ...millrace.LSN) writesEvent {

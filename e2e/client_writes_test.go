@@ -238,7 +238,7 @@ func (d *demoSystem) checkAudit(writers []*writer) (repeated int) {
 
 // What a device writes offline is seen on it all the time, and uploaded after
 // it comes back: once, whole transactions, in order; over both transports.
-func TestOfflineWrites(t *testing.T) {
+func TestSA27_OfflineWrites(t *testing.T) {
 	d := newDemo(t, demoOptions{schema: audit})
 	d.start()
 	d.ready()

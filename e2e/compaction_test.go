@@ -219,12 +219,12 @@ func (x *served) equal(t testing.TB, c *relaytest.Client) {
 	}
 }
 
-// TestCompactionDuringDownload (SA-16, SA-18, SA-21 and I5): a client that is
+// TestSA21_CompactionDuringDownload (SA-16, SA-18, SA-21 and I5): a client that is
 // downloading a bucket while it is changed and compacted, between any two pages,
 // is never told it is complete with anything missing, has right checksums at
 // every completion, and ends right. So do one that was up to date and one that
 // comes back later.
-func TestCompactionDuringDownload(t *testing.T) {
+func TestSA21_CompactionDuringDownload(t *testing.T) {
 	for name, meanwhile := range map[string]func(t testing.TB, x *served){
 		// The floor stays at or below the client's checkpoint.
 		"compacted": func(t testing.TB, x *served) { x.compact(t) },

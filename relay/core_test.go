@@ -10,7 +10,7 @@ import (
 // R50, SA-34: a bucket whose history was dropped between the snapshot that its
 // totals are from and the one its ops are read in is not completed as an empty
 // one. The session asks for a view, which does not have it.
-func TestDroppedHistoryIsNotAnEmptyBucket(t *testing.T) {
+func TestSA34_DroppedHistoryIsNotAnEmptyBucket(t *testing.T) {
 	for name, part := range map[string]pagePart{
 		"ops are gone":        {done: true},
 		"totals are gone too": {done: true, gone: true},

@@ -235,7 +235,7 @@ func TestConnectionLimit(t *testing.T) {
 	})
 }
 
-func TestBucketLimitNamesTheDefinition(t *testing.T) {
+func TestSA15_BucketLimitNamesTheDefinition(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side, relaytest.Options{Limits: relay.Limits{BucketsPerUser: 10}})
 	side.Commit(func(tx *relaytest.Tx) {
@@ -438,9 +438,9 @@ func TestOldClientsGetNestedData(t *testing.T) {
 	}
 }
 
-// TestCompactionDuringCatchUp: SA-21. A page read after compaction went beyond
+// TestSA21_CompactionDuringCatchUp: SA-21. A page read after compaction went beyond
 // the checkpoint being sent must not complete it.
-func TestCompactionDuringCatchUp(t *testing.T) {
+func TestSA21_CompactionDuringCatchUp(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	for range 3 {
@@ -485,7 +485,7 @@ func TestActivationResolvesAgain(t *testing.T) {
 	}
 }
 
-func TestSubscriptions(t *testing.T) {
+func TestSA41_Subscriptions(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	cp := side.Commit(func(tx *relaytest.Tx) { tx.Put("project", "p1", "t", "1", `{}`) })
@@ -525,9 +525,9 @@ func TestLargeCheckpointGoesByPages(t *testing.T) {
 	}
 }
 
-// TestRestoredSidecar: history that was told and is gone. The relay ends its
+// TestSA36_RestoredSidecar: history that was told and is gone. The relay ends its
 // streams; a client that comes back starts anew where it is ahead.
-func TestRestoredSidecar(t *testing.T) {
+func TestSA36_RestoredSidecar(t *testing.T) {
 	side := relaytest.NewSidecar()
 	srv := relaytest.Serve(t, side)
 	side.Commit(func(tx *relaytest.Tx) { tx.Put("mine", "alice", "t", "1", `{"n":1}`) })

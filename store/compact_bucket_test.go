@@ -92,10 +92,10 @@ func TestCompactionPlans(t *testing.T) {
 	check("tables full")
 }
 
-// TestCompactionMatchesModel (SA-20 in SQL): each transaction does what the model
+// TestSA20_CompactionMatchesModel (SA-20 in SQL): each transaction does what the model
 // does, floor and totals included. The model's own properties are tested with
 // far more logs.
-func TestCompactionMatchesModel(t *testing.T) {
+func TestSA20_CompactionMatchesModel(t *testing.T) {
 	x := newWorld(t, Options{})
 	c := x.newCompactor(t, CompactionOptions{})
 	logs := 250

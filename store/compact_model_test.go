@@ -230,10 +230,10 @@ func checkComplete(ops []millrace.Op, horizon millrace.OpID) error {
 	return nil
 }
 
-// TestCompactionModel (SA-20): random logs, horizons, limits, and interruptions
+// TestSA20_CompactionModel (SA-20): random logs, horizons, limits, and interruptions
 // after every transaction, each with every cut; clients that download piecemeal
 // meanwhile end right too.
-func TestCompactionModel(t *testing.T) {
+func TestSA20_CompactionModel(t *testing.T) {
 	logs := uint64(120_000)
 	if testing.Short() {
 		logs = 5_000

@@ -175,9 +175,9 @@ func TestCompactionOfALostTerm(t *testing.T) {
 	x.verified(t)
 }
 
-// TestKilledCompaction: ended after each transaction and in the middle of each,
+// TestSA33_KilledCompaction: ended after each transaction and in the middle of each,
 // it goes on where it stopped.
-func TestKilledCompaction(t *testing.T) {
+func TestSA33_KilledCompaction(t *testing.T) {
 	x := newWorld(t, Options{})
 	for i := range 10 {
 		x.change(t, fmt.Sprint("r", i), 0, 10)

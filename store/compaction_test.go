@@ -61,9 +61,9 @@ func TestCompactionRounds(t *testing.T) {
 	x.verified(t)
 }
 
-// TestCompactionHorizon: neither young ops are touched nor those above a
+// TestSA23_CompactionHorizon: neither young ops are touched nor those above a
 // checkpoint that a client is downloading, for some time (R59, SA-23).
-func TestCompactionHorizon(t *testing.T) {
+func TestSA23_CompactionHorizon(t *testing.T) {
 	x := newWorld(t, Options{})
 	x.change(t, "a", 0, 50)
 	first := x.head(t)
@@ -142,9 +142,9 @@ func TestWriterCompacts(t *testing.T) {
 	x.verified(t)
 }
 
-// TestSupersededDataIsGone (SA-24): after compaction no text of a changed or
+// TestSA24_SupersededDataIsGone (SA-24): after compaction no text of a changed or
 // removed row is found anywhere in the history.
-func TestSupersededDataIsGone(t *testing.T) {
+func TestSA24_SupersededDataIsGone(t *testing.T) {
 	x := newWorld(t, Options{})
 	for i, data := range []string{"secret one", "secret two", "public"} {
 		x.apply(t, x.upsert(0, "a", x.out(0, busyBucket, "lists", "a", fmt.Sprintf(`{"id":"a","t":%q}`, data))))
@@ -167,9 +167,9 @@ func TestSupersededDataIsGone(t *testing.T) {
 	}
 }
 
-// TestPagesAreOfOneBucket (SA-42): two buckets whose ops alternate, compacted in
+// TestSA42_PagesAreOfOneBucket (SA-42): two buckets whose ops alternate, compacted in
 // small parts.
-func TestPagesAreOfOneBucket(t *testing.T) {
+func TestSA42_PagesAreOfOneBucket(t *testing.T) {
 	x := newWorld(t, Options{})
 	for n := range 60 {
 		for _, b := range []string{"a", "b"} {

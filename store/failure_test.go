@@ -57,7 +57,7 @@ func failCommits(tb testing.TB, x *world, code string) (stop func()) {
 	return func() { exec(tb, conn, `DROP TRIGGER fail ON millrace.checkpoint_log`) }
 }
 
-func TestFailedCommitLeavesNoTrace(t *testing.T) {
+func TestSA33_FailedCommitLeavesNoTrace(t *testing.T) {
 	for _, opts := range []Options{{}, {PieceBytes: 200, CacheRows: 4}} {
 		t.Run(fmt.Sprintf("piece=%d", opts.PieceBytes), func(t *testing.T) {
 			x := newWorld(t, opts)
@@ -102,9 +102,9 @@ func TestFailedCommitLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// TestCutConnection cuts the writing session at random messages. What was
+// TestSA33_CutConnection cuts the writing session at random messages. What was
 // committed is what a new term finds, and nothing else.
-func TestCutConnection(t *testing.T) {
+func TestSA33_CutConnection(t *testing.T) {
 	x := newWorld(t, Options{})
 	must(t, x.w.Close(t.Context()))
 	u, err := url.Parse(x.uri)

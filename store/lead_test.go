@@ -204,7 +204,7 @@ func TestRA46_SidecarOfAnotherServer(t *testing.T) {
 
 const leaderProcess = "MILLRACE_TEST_LEADER"
 
-// leadForever is the child of TestFrozenProcess: it commits again and again
+// leadForever is the child of TestSA32_FrozenProcess: it commits again and again
 // and says so, until it fails.
 func leadForever(uri string) {
 	ctx := context.Background()
@@ -228,9 +228,9 @@ func leadForever(uri string) {
 	}
 }
 
-// TestFrozenProcess stops and kills real processes, with the usual heartbeat:
+// TestSA32_FrozenProcess stops and kills real processes, with the usual heartbeat:
 // a standby leads within 20 s, and a process that wakes writes nothing.
-func TestFrozenProcess(t *testing.T) {
+func TestSA32_FrozenProcess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 12 s")
 	}

@@ -154,7 +154,7 @@ func TestReadLookups(t *testing.T) {
 	}
 }
 
-func TestWriteCheckpointNumbers(t *testing.T) {
+func TestSA28_WriteCheckpointNumbers(t *testing.T) {
 	x := newWorld(t, Options{})
 	r := openReader(t, x.uri)
 	ask := func(q ...millrace.WriteRequest) []int64 {
@@ -215,7 +215,7 @@ func TestReports(t *testing.T) {
 	equal(t, 0, value[int](t, x.conn, `SELECT count(*) FROM millrace.session_reports`))
 }
 
-func TestWatchHearsOfCheckpoints(t *testing.T) {
+func TestSA30_WatchHearsOfCheckpoints(t *testing.T) {
 	x := newWorld(t, Options{})
 	r := openReader(t, x.uri)
 	ctx, cancel := context.WithCancel(t.Context())

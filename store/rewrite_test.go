@@ -28,9 +28,9 @@ func (x *world) fragment(tb testing.TB, dead int) *compactor {
 	return c
 }
 
-// TestDefragment (SA-25): a bucket with one old row and 20,000 dead ops gets down
+// TestSA25_Defragment (SA-25): a bucket with one old row and 20,000 dead ops gets down
 // to three ops, by the decoder's own flush: sources have no part in it.
-func TestDefragment(t *testing.T) {
+func TestSA25_Defragment(t *testing.T) {
 	x := newWorld(t, Options{})
 	dead := 20_000
 	if testing.Short() {
@@ -64,9 +64,9 @@ func TestDefragment(t *testing.T) {
 	}
 }
 
-// TestDefragmentRaces (SA-26): a row that was deleted, changed, or changed and
+// TestSA26_DefragmentRaces (SA-26): a row that was deleted, changed, or changed and
 // compacted since it was asked for is left as it is.
-func TestDefragmentRaces(t *testing.T) {
+func TestSA26_DefragmentRaces(t *testing.T) {
 	for name, race := range map[string]func(x *world, c *compactor){
 		"deleted": func(x *world, _ *compactor) { x.apply(t, x.delete(0, "old")) },
 		"deleted and compacted": func(x *world, c *compactor) {

@@ -150,7 +150,7 @@ func TestNobodyQueuesBehindDropping(t *testing.T) {
 }
 
 // SA-35: dropping that is interrupted anywhere is finished by the next term.
-func TestInterruptedDropping(t *testing.T) {
+func TestSA35_InterruptedDropping(t *testing.T) {
 	for _, step := range []string{"detach pending", "detached", "dropped"} {
 		t.Run(step, func(t *testing.T) {
 			x := newWorld(t, Options{RulesKeep: time.Microsecond, dropPoll: time.Hour})

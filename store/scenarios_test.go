@@ -485,9 +485,9 @@ func TestSA38_FreshStorage(t *testing.T) {
 	}
 }
 
-// TestSA39_ManyBuckets (and SA-19): of 100,000 buckets a client with 1,000, a few
+// TestSA19_SA39_ManyBuckets (and SA-19): of 100,000 buckets a client with 1,000, a few
 // of them empty or unknown; pages end exactly at their limit.
-func TestSA39_ManyBuckets(t *testing.T) {
+func TestSA19_SA39_ManyBuckets(t *testing.T) {
 	x := newWorld(t, Options{})
 	d := x.set.Definitions[0].ID
 	exec(t, x.conn, `INSERT INTO millrace.bucket_names SELECT i, $1::int4, 'b[' || i || ']' FROM generate_series(1, 100000) i`, int32(d))

@@ -227,9 +227,9 @@ func TestHistoryBelowTheFloor(t *testing.T) {
 	x.verified(t)
 }
 
-// TestChecksumsOfThePast (SA-17, SA-44): running values less what came since are
+// TestSA18_SA44_ChecksumsOfThePast (SA-17, SA-44): running values less what came since are
 // what a sum from the beginning gives, CLEAR or not.
-func TestChecksumsOfThePast(t *testing.T) {
+func TestSA18_SA44_ChecksumsOfThePast(t *testing.T) {
 	x := newWorld(t, Options{})
 	log := []millrace.Op{
 		{ID: 101, Kind: millrace.OpPut, Type: "t", RowID: "a", Checksum: 1, Data: "{}"},

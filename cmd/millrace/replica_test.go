@@ -57,7 +57,7 @@ func (s *system) relayOn(t *testing.T, replica string) (url string) {
 // A relay on a streaming replica of the sidecar serves as one on the primary: a
 // client may move between them at any moment, also to a replica that lags; write
 // checkpoints go to the primary and come back by the replica.
-func TestRelayOnReplica(t *testing.T) {
+func TestSA31_RelayOnReplica(t *testing.T) {
 	primary := pgtest.New(t, pgtest.Options{})
 	s := newSystem(t)
 	s.cfg.Sidecar.URI = config.URI(primary.Database(t))
