@@ -35,9 +35,13 @@ type Source struct {
 	// source with one of its tags does so. Given once, when the source is
 	// registered.
 	PlainIDs bool
+	// RemovalRequested: somebody asked for its rows to be removed, since it is not
+	// configured any more.
+	RemovalRequested bool
 	// LostAt is when its history was found to be lost; zero while it is
 	// followed. Its place was taken by a source of the name Was, and its rows
-	// stay in the definitions they are in.
+	// stay in the definitions they are in. One that was removed is lost too: it has
+	// no rows, and the name Was is free.
 	LostAt time.Time
 	Was    string
 }

@@ -46,9 +46,9 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 	if err := renewRules(ctx, &c, sidecar); err != nil {
 		return err
 	}
-	rests := map[string]rest{}
+	t := &carried{rests: map[string]rest{}, missed: map[millrace.SourceID]bool{}}
 	for {
-		err := round(ctx, &c, sidecar, rests)
+		err := round(ctx, &c, sidecar, t)
 		var torn *tornError
 		var restart *restartError
 		switch {
@@ -65,7 +65,7 @@ func Run(ctx context.Context, c Config, sidecar Sidecar) error {
 		if !looksAgain(torn.err) {
 			until = until.Add(c.stopped)
 		}
-		rests[torn.source] = rest{until, torn.err}
+		t.rests[torn.source] = rest{until, torn.err}
 	}
 }
 
@@ -82,6 +82,12 @@ type tornError struct {
 func (e *tornError) Error() string { return fmt.Sprintf("source %s: %v", e.source, e.err) }
 func (e *tornError) Unwrap() error { return e.err }
 
+// carried is what outlives a round.
+type carried struct {
+	rests  map[string]rest            // by source
+	missed map[millrace.SourceID]bool // sources that were told not to be configured
+}
+
 // rest is how long a source is left alone, and why.
 type rest struct {
 	until time.Time
@@ -90,12 +96,17 @@ type rest struct {
 
 // round works on one feed until ctx ends, the sidecar fails, a transaction is
 // torn or the rules change. A source is left alone until it has rested.
-func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]rest) error {
+func round(ctx context.Context, c *Config, sidecar Sidecar, t *carried) error {
 	f, state, err := openFeed(ctx, c, sidecar)
 	if err != nil {
 		return err
 	}
-	if err := registerSources(ctx, c, sidecar, state); err != nil {
+	if removed, err := removeSources(ctx, c, sidecar, f, state); err != nil {
+		return err
+	} else if removed {
+		return errRulesChanged
+	}
+	if err := registerSources(ctx, c, sidecar, state, t.missed); err != nil {
 		return err
 	}
 	w := newWriter(sidecar, batchCount)
@@ -108,7 +119,7 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 		s.builds = f.newFrom(s.origin.tags)
 		a.sources = append(a.sources, s)
 		w.trace.sources[s.saved.ID] = s.config.Name
-		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: rests[s.config.Name]}
+		r := &runner{config: c, source: s, writer: w, events: a.events, feed: f, status: s.status, known: k, rest: t.rests[s.config.Name]}
 		if looksAgain(r.rest.err) {
 			k.lookFor(r.rest.err)
 		} else {
@@ -152,8 +163,8 @@ func round(ctx context.Context, c *Config, sidecar Sidecar, rests map[string]res
 }
 
 // registerSources stores the sources that are new, in the order of the
-// configuration, and warns of those that are not in it any more.
-func registerSources(ctx context.Context, c *Config, sidecar Sidecar, state *millrace.DecoderState) error {
+// configuration, and warns, once a term, of those that are not in it any more.
+func registerSources(ctx context.Context, c *Config, sidecar Sidecar, state *millrace.DecoderState, missed map[millrace.SourceID]bool) error {
 	stored := map[string]*millrace.Source{}
 	for i := range state.Sources {
 		stored[state.Sources[i].Name] = &state.Sources[i]
@@ -180,9 +191,13 @@ func registerSources(ctx context.Context, c *Config, sidecar Sidecar, state *mil
 		state.Sources = append(state.Sources, s)
 	}
 	for _, s := range state.Sources {
-		if stored[s.Name] != nil && s.LostAt.IsZero() {
-			c.Logger.Warn("a source is not configured any more: the rows that came from it stay as they are", "source", s.Name, "slot", s.Slot)
+		if stored[s.Name] == nil || !s.LostAt.IsZero() || missed[s.ID] {
+			continue
 		}
+		missed[s.ID] = true
+		c.Logger.Warn("a source is not configured any more: the rows that came from it stay as they are, and its slot holds back WAL there",
+			"source", s.Name, "slot", s.Slot,
+			"cure", fmt.Sprintf("put it back into sources, or remove its rows with \"millrace source remove %s\" and drop its slot there", s.Name))
 	}
 	return nil
 }

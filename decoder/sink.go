@@ -69,6 +69,11 @@ type Registry interface {
 	// history is lost, and stores the rule set that takes the place of what it
 	// was in. State is to be read anew after it.
 	RestartHistory(ctx context.Context, r millrace.HistoryRestart) error
+	// RemoveSource ends a source that nothing which is fed has rows of, with its
+	// tables. Its name is free then: a source that takes it is another one.
+	RemoveSource(ctx context.Context, id millrace.SourceID) error
+	// KeepSource forgets that somebody asked for the removal of a source.
+	KeepSource(ctx context.Context, id millrace.SourceID) error
 	// Deployed tells whether a content was ever deployed.
 	Deployed(ctx context.Context, content string) (bool, error)
 	// RuleRequests lists what people asked for and nobody answered, oldest
@@ -82,8 +87,8 @@ type Registry interface {
 	// after. It is called while nothing is fed, and the sets it gives back must
 	// not be fed any more.
 	RetireRules(ctx context.Context) ([]millrace.RuleSetID, error)
-	// WatchRules calls changed when there is a request to answer or a rule set
-	// to retire, soon after, and again as long as there is, until ctx ends. It
+	// WatchRules calls changed when there is a request to answer, a rule set
+	// to retire or a source to remove, soon after, and again as long as there is, until ctx ends. It
 	// uses a connection of its own, and waits while it has none.
 	WatchRules(ctx context.Context, changed func()) error
 	// Report replaces what the status views show of a source. It may be called

@@ -196,8 +196,8 @@ func (w *Writer) ForgetTables(ctx context.Context, tables []millrace.TableID) (f
 	return forgotten, err
 }
 
-// WatchRules calls changed when there is a request to answer or a rule set to
-// retire, soon after, and again as long as there is, until ctx ends.
+// WatchRules calls changed when there is a request to answer, a rule set to
+// retire or a source to remove, soon after, and again as long as there is, until ctx ends.
 func (w *Writer) WatchRules(ctx context.Context, changed func()) error {
 	failing := false
 	for ctx.Err() == nil {
@@ -226,7 +226,7 @@ func (w *Writer) watchRules(ctx context.Context, changed, works func()) error {
 	for {
 		var due bool
 		err := conn.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM millrace.rule_requests WHERE state = 'pending') OR EXISTS (`+sqlDueRuleSets+`)`,
+			SELECT EXISTS (SELECT FROM millrace.rule_requests WHERE state = 'pending') OR EXISTS (`+sqlDueRuleSets+`) OR EXISTS (`+sqlRemovals+`)`,
 			w.opts.RulesKeep, maxRetired).Scan(&due)
 		if err != nil {
 			return fmt.Errorf("look for changes of the rules: %w", err)

@@ -40,7 +40,8 @@ func (w *Writer) State(ctx context.Context) (*millrace.DecoderState, error) {
 func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT id, name, system_id, timeline, database, slot, publication, publication_oid,
-			consistent_point::text, exported, durable::text, plain_ids, lost_at, coalesce(was, '')
+			consistent_point::text, exported, durable::text, plain_ids, lost_at, coalesce(was, ''),
+			removal_requested_at IS NOT NULL AND lost_at IS NULL
 		FROM millrace.sources ORDER BY id`)
 	if err != nil {
 		return err
@@ -49,7 +50,7 @@ func readSources(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error
 		var id int16
 		var consistent, durable string
 		var lost *time.Time
-		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable, &r.PlainIDs, &lost, &r.Was)
+		err = row.Scan(&id, &r.Name, &r.SystemID, &r.Timeline, &r.Database, &r.Slot, &r.Publication, &r.PublicationOID, &consistent, &r.Exported, &durable, &r.PlainIDs, &lost, &r.Was, &r.RemovalRequested)
 		if err != nil {
 			return r, err
 		}

@@ -124,6 +124,7 @@ func newRoot(env *environment) *cobra.Command {
 		newToken(env),
 		newDoctor(env),
 		newSidecar(env),
+		newSource(env),
 		newStatus(env),
 		newCompact(env),
 		newVersion(env),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/millrace/millrace"
 )
@@ -82,6 +83,50 @@ func (s *Sidecar) SaveSource(ctx context.Context, src *millrace.Source) error {
 		durable := max(s.sources[i].Durable, src.Durable)
 		s.sources[i] = *src
 		s.sources[i].Durable = durable
+		return nil
+	})
+}
+
+// RequestRemoval asks for the removal of a source, as a person does.
+func (s *Sidecar) RequestRemoval(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.sources {
+		if s.sources[i].Name == name {
+			s.sources[i].RemovalRequested = true
+		}
+	}
+	s.wake()
+}
+
+// RemoveSource ends a source; its rows must be gone.
+func (s *Sidecar) RemoveSource(ctx context.Context, id millrace.SourceID) error {
+	return s.save(ctx, func() error {
+		src := &s.sources[id-1]
+		for _, t := range s.tables {
+			if t.Source != id {
+				continue
+			}
+			if s.fed(t.ID) {
+				return fmt.Errorf("source %s is removed, and %s.%s still has rows", src.Name, t.Schema, t.Name)
+			}
+			s.forgotten[t.ID] = true
+			for n, c := range s.copies {
+				if c.Table == t.ID {
+					delete(s.copies, n)
+				}
+			}
+		}
+		src.Was, src.LostAt, src.RemovalRequested = src.Name, time.Now(), false
+		src.Name = fmt.Sprintf("%s (removed %d)", src.Was, id)
+		return nil
+	})
+}
+
+// KeepSource forgets a request to remove a source.
+func (s *Sidecar) KeepSource(ctx context.Context, id millrace.SourceID) error {
+	return s.save(ctx, func() error {
+		s.sources[id-1].RemovalRequested = false
 		return nil
 	})
 }

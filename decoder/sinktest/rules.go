@@ -62,7 +62,8 @@ func (s *Sidecar) wake() {
 func (s *Sidecar) WatchRules(ctx context.Context, changed func()) error {
 	for {
 		s.mu.Lock()
-		due, wake := len(s.requests)+len(s.due) > 0, s.changed
+		removal := slices.ContainsFunc(s.sources, func(src millrace.Source) bool { return src.RemovalRequested })
+		due, wake := removal || len(s.requests)+len(s.due) > 0, s.changed
 		s.mu.Unlock()
 		if due {
 			changed()
