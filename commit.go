@@ -8,9 +8,10 @@ import "time"
 // Scopes are shared between changes and never modified.
 type Scope struct {
 	Table TableID
-	// Buckets and Lookups are the definitions of each kind, ascending.
+	// Buckets, Lookups and Events are the definitions of each kind, ascending.
 	Buckets []DefinitionID
 	Lookups []DefinitionID
+	Events  []DefinitionID
 	// Shadow is the copy in whose shadow the rows are kept, unseen, until a
 	// ChangeReplace; 0 for rows that are compared with history. A shadow holds
 	// the last upsert of each row and numbers nothing.
@@ -51,6 +52,8 @@ type Change struct {
 	New     bool
 	Outputs []Output
 	Lookups []Lookup
+	// Marks are the custom write checkpoints the row carries, of an upsert.
+	Marks []WriteMark
 	// Errors says which definitions could not evaluate the row; it has no
 	// output there.
 	Errors []RowError
@@ -70,6 +73,24 @@ type Output struct {
 	Subkey     string // empty where the row key is the row id, see AppendSubkey
 	Data       string // finished JSON object
 }
+
+// WriteMark is a custom write checkpoint, written by the app's backend as a row
+// of a source: the device may show server data again once a checkpoint contains
+// the row's transaction and all that its source committed before. It belongs to
+// the checkpoint its flush makes, numbers no op, and stays when the row is
+// changed or deleted; the greatest number of a device holds.
+type WriteMark struct {
+	Definition DefinitionID
+	User       string // subject, with "/<client id>" if there is one
+	ID         int64  // above 0, at most MaxWriteCheckpoint
+}
+
+// MaxWriteCheckpoint is the greatest write checkpoint: clients use the next
+// number for "none yet". MaxWriteUserBytes bounds the name of its device.
+const (
+	MaxWriteCheckpoint = 1<<63 - 2
+	MaxWriteUserBytes  = 2048
+)
 
 // RowError is a row that a definition could not evaluate.
 type RowError struct {

@@ -12,6 +12,7 @@ type DefinitionKind string
 const (
 	BucketDefinition DefinitionKind = "bucket" // rows of buckets
 	LookupDefinition DefinitionKind = "lookup" // a parameter index
+	EventDefinition  DefinitionKind = "event"  // custom write checkpoints
 )
 
 // Definition is a row of the sidecar's definitions.
@@ -19,15 +20,17 @@ type Definition struct {
 	ID   DefinitionID
 	Kind DefinitionKind
 	// Key names the definition inside a compiled rules file, for example
-	// "bucket:by_owner" or "lookup:by_owner/1"; unique within a rule set.
+	// "bucket:by_owner", "lookup:by_owner/1" or "event:write_checkpoints";
+	// unique within a rule set.
 	Key string
-	// Name is what people read: the bucket definition or stream it came from.
+	// Name is what people read: the bucket definition, stream or event it came
+	// from.
 	Name string
 	// Hash covers the normalised meaning, including the versions of the
 	// functions, casts and type mappings it uses. Lower-case hex.
 	Hash string
 	// WirePrefix is the short random text that starts the wire names of this
-	// definition's buckets: "<wire prefix>#<logical name>". Empty for lookups.
+	// definition's buckets: "<wire prefix>#<logical name>". Empty for others.
 	WirePrefix string
 }
 

@@ -15,6 +15,7 @@ type batch struct {
 	changes []millrace.Change
 	outputs []millrace.Output
 	lookups []millrace.Lookup
+	marks   []millrace.WriteMark
 	errors  []millrace.RowError
 	out     syncrules.Output
 	text    arena
@@ -34,9 +35,10 @@ func (b *batch) reset() {
 	clear(b.changes)
 	clear(b.outputs)
 	clear(b.lookups)
+	clear(b.marks)
 	clear(b.errors)
 	b.changes, b.outputs = b.changes[:0], b.outputs[:0]
-	b.lookups, b.errors = b.lookups[:0], b.errors[:0]
+	b.lookups, b.marks, b.errors = b.lookups[:0], b.marks[:0], b.errors[:0]
 	b.out.Reset()
 	b.text.reset()
 	b.bytes = 0

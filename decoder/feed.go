@@ -1,7 +1,6 @@
 package decoder
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -174,24 +173,38 @@ func (f *feed) bind(o *origin, id millrace.TableID, table catalog.TableName, col
 		for _, id := range ids {
 			if id != 0 && !taken[id] {
 				taken[id] = true
-				t.scope.Buckets, t.scope.Lookups = set.addTo(id, t.scope.Buckets, t.scope.Lookups)
+				set.addTo(t.scope, id)
 			}
 		}
 	}
 	if len(t.evaluations) == 0 {
 		return nil
 	}
-	slices.SortFunc(t.scope.Buckets, cmp.Compare)
-	slices.SortFunc(t.scope.Lookups, cmp.Compare)
+	sortScope(t.scope)
 	return t
 }
 
 // addTo appends a definition to the list of its kind.
-func (r *ruleset) addTo(id millrace.DefinitionID, buckets, lookups []millrace.DefinitionID) (b, l []millrace.DefinitionID) {
-	if r.rules.Definitions()[slices.Index(r.ids, id)].Kind == millrace.LookupDefinition {
-		return buckets, append(lookups, id)
+func (r *ruleset) addTo(scope *millrace.Scope, id millrace.DefinitionID) {
+	switch r.rules.Definitions()[slices.Index(r.ids, id)].Kind {
+	case millrace.BucketDefinition:
+		scope.Buckets = append(scope.Buckets, id)
+	case millrace.LookupDefinition:
+		scope.Lookups = append(scope.Lookups, id)
+	case millrace.EventDefinition:
+		scope.Events = append(scope.Events, id)
 	}
-	return append(buckets, id), lookups
+}
+
+func sortScope(scope *millrace.Scope) {
+	slices.Sort(scope.Buckets)
+	slices.Sort(scope.Lookups)
+	slices.Sort(scope.Events)
+}
+
+// definitionsIn are all definitions of a scope.
+func definitionsIn(scope *millrace.Scope) []millrace.DefinitionID {
+	return slices.Concat(scope.Buckets, scope.Lookups, scope.Events)
 }
 
 // scope has all of some definitions that are still fed; of all that are, for
@@ -205,11 +218,10 @@ func (f *feed) scope(table millrace.TableID, ids []millrace.DefinitionID) *millr
 				continue
 			}
 			taken[id] = true
-			scope.Buckets, scope.Lookups = set.addTo(id, scope.Buckets, scope.Lookups)
+			set.addTo(scope, id)
 		}
 	}
-	slices.Sort(scope.Buckets)
-	slices.Sort(scope.Lookups)
+	sortScope(scope)
 	return scope
 }
 
@@ -272,7 +284,7 @@ const maxErrorBytes = 500
 // upsert evaluates the cells of a row and appends the change, which is given
 // back for its wide values to be set; it is valid until the next append.
 func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
-	outputs, lookups, errs := len(b.outputs), len(b.lookups), len(b.errors)
+	outputs, lookups, marks, errs := len(b.outputs), len(b.lookups), len(b.marks), len(b.errors)
 	for i := range t.evaluations {
 		t.evaluations[i].run(b, t.scope.Table, t.subkeys, key, cells)
 	}
@@ -285,6 +297,7 @@ func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
 		Key:     key,
 		Outputs: b.outputs[outputs:len(b.outputs):len(b.outputs)],
 		Lookups: b.lookups[lookups:len(b.lookups):len(b.lookups)],
+		Marks:   b.marks[marks:len(b.marks):len(b.marks)],
 		Errors:  b.errors[errs:len(b.errors):len(b.errors)],
 	})
 	b.bytes += int64(len(key)) + changeOverhead
@@ -296,18 +309,16 @@ func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
 func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) bool, message string) {
 	first := len(b.errors)
 	scope := &millrace.Scope{Table: t.scope.Table, Shadow: t.scope.Shadow}
-	for _, id := range t.scope.Buckets {
-		if !skip(id) {
-			scope.Buckets = append(scope.Buckets, id)
-			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
+	failing := func(all []millrace.DefinitionID) (ids []millrace.DefinitionID) {
+		for _, id := range all {
+			if !skip(id) {
+				ids = append(ids, id)
+				b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
+			}
 		}
+		return ids
 	}
-	for _, id := range t.scope.Lookups {
-		if !skip(id) {
-			scope.Lookups = append(scope.Lookups, id)
-			b.errors = append(b.errors, millrace.RowError{Definition: id, Message: clip(message)})
-		}
-	}
+	scope.Buckets, scope.Lookups, scope.Events = failing(t.scope.Buckets), failing(t.scope.Lookups), failing(t.scope.Events)
 	if len(b.errors) == first {
 		return
 	}
@@ -336,7 +347,7 @@ func (e *evaluation) run(b *batch, table millrace.TableID, subkeys bool, key str
 			e.row[i] = v
 		}
 	}
-	rows, lookups, errs := len(b.out.Rows), len(b.out.Lookups), len(b.out.Errors)
+	rows, lookups, marks, errs := len(b.out.Rows), len(b.out.Lookups), len(b.out.Marks), len(b.out.Errors)
 	e.evaluator.Eval(e.row, &b.out)
 	subkey := ""
 	for i := range b.out.Rows[rows:] {
@@ -365,6 +376,13 @@ func (e *evaluation) run(b *batch, table millrace.TableID, subkeys bool, key str
 		if id := e.ids[l.Definition]; id != 0 {
 			b.lookups = append(b.lookups, millrace.Lookup{Definition: id, Key: l.Key, Outputs: l.Outputs})
 			b.bytes += int64(len(l.Key)+len(l.Outputs)) + outputOverhead
+		}
+	}
+	for i := range b.out.Marks[marks:] {
+		m := &b.out.Marks[marks+i]
+		if id := e.ids[m.Definition]; id != 0 {
+			b.marks = append(b.marks, millrace.WriteMark{Definition: id, User: m.User, ID: m.Checkpoint})
+			b.bytes += int64(len(m.User)) + outputOverhead
 		}
 	}
 	for i := range b.out.Errors[errs:] {

@@ -346,8 +346,7 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, p *
 		}
 		if shadow {
 			// Also definitions that read it by another name before.
-			scope := r.feed.scope(t.saved.ID, nil)
-			c.Shadow, c.Definitions = true, slices.Concat(scope.Buckets, scope.Lookups)
+			c.Shadow, c.Definitions = true, definitionsIn(r.feed.scope(t.saved.ID, nil))
 			p.changes = append(p.changes, millrace.SchemaChange{Source: t.saved.Source, Object: t.found.String(), Change: t.again, CopyOf: c,
 				Action: "copied; its rows replace what was synced of it when the copy is exact"})
 			r.config.Logger.Info("a table of the source is copied beside what is served", "source", r.source.config.Name,

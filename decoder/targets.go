@@ -41,7 +41,7 @@ func (p *tablePlan) reads(column int) bool {
 func (p *tablePlan) definitions() []millrace.DefinitionID {
 	var ids []millrace.DefinitionID
 	for _, t := range p.targets {
-		ids = append(append(ids, t.scope.Buckets...), t.scope.Lookups...)
+		ids = append(ids, definitionsIn(t.scope)...)
 	}
 	return ids
 }

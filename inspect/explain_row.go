@@ -187,9 +187,14 @@ func (x *explainer) queries(ctx context.Context, src *SimulationSource, t *scann
 	}
 	for _, tag := range src.Tags {
 		for _, e := range x.set.rules.ExplainRow(syncrules.Table{Tag: tag, Source: src.Name, Schema: rule.Schema, Name: rule.Name, Columns: names}, row) {
-			q := QueryExplanation{Definition: x.set.title(e.Definition), Kind: "lookup", At: e.At.String(), In: e.In(), Names: append([]string{}, e.Names...), Why: [][]string{}}
-			if x.set.prefixes[e.Definition] != "" {
-				q.Kind = "bucket"
+			q := QueryExplanation{Definition: x.set.title(e.Definition), Kind: string(x.set.rules.Definitions()[e.Definition].Kind), At: e.At.String(), In: e.In(), Names: append([]string{}, e.Names...), Why: [][]string{}}
+			switch millrace.DefinitionKind(q.Kind) {
+			case millrace.LookupDefinition:
+			case millrace.EventDefinition:
+				for i, n := range e.Names {
+					q.Names[i] = "write checkpoint " + e.Outputs[i] + " for " + n
+				}
+			case millrace.BucketDefinition:
 				for _, n := range e.Names {
 					x.want[bucketKey{e.Definition, n}] = true
 				}

@@ -44,11 +44,11 @@ type RowExplanation struct {
 // QueryExplanation says what one query of the rules makes of a row.
 type QueryExplanation struct {
 	Definition string `json:"definition"`
-	Kind       string `json:"kind"` // bucket or lookup
+	Kind       string `json:"kind"` // bucket, lookup or event
 	At         string `json:"at"`   // file:line:column
 	In         bool   `json:"in"`
-	// Names are the buckets the row is in by this query, or the keys a lookup
-	// finds it under.
+	// Names are the buckets the row is in by this query, the keys a lookup finds
+	// it under, or the write checkpoint it is, in words.
 	Names []string `json:"names"`
 	// Why are the conditions that keep the row out, or let it in, with the
 	// values compared; one list for each alternative.

@@ -171,6 +171,7 @@ func UserRemains(ctx context.Context, c RemainsConfig, user string) (*Remains, e
 	for _, q := range []struct{ place, what, sql, until string }{
 		{"connected devices (millrace.sessions)", "user", `SELECT count(*) FROM millrace.sessions WHERE user_id = $1 OR starts_with(user_id, $1 || '/')`, "they disconnect: their tokens expire"},
 		{"write checkpoints (millrace.write_requests)", "user", `SELECT count(*) FROM millrace.write_requests WHERE user_id = $1 OR starts_with(user_id, $1 || '/')`, "90 days after the last upload"},
+		{"custom write checkpoints (millrace.custom_write_checkpoints)", "user", `SELECT count(*) FROM millrace.custom_write_checkpoints WHERE user_id = $1 OR starts_with(user_id, $1 || '/')`, "the event leaves the rules, or you delete them"},
 		{"lookups in force by this key (millrace.lookups)", "user",
 			`SELECT count(*) FROM millrace.lookups WHERE definition IN (SELECT id FROM millrace.definition_versions WHERE kind = 'lookup') AND key = jsonb_build_array($1::text)::text AND removed = 9223372036854775807`,
 			"the rows that grant it are deleted on the source"},

@@ -65,6 +65,9 @@ var seeds = map[int]string{
 		INSERT INTO millrace.schema_events (source, object, change, action, code, cure) VALUES (1, 'public.lists', 'renamed', 'copied again', 'MR1004', 'nothing to do');`,
 	7: `
 		INSERT INTO millrace.shared_ids (definition, ids, example) VALUES (1, 2, 'by_owner["u1"] lists k1')`,
+	10: `
+		INSERT INTO millrace.definition_versions (id, kind, hash, key, name) VALUES (3, 'event', 'cc', 'event:write_checkpoints', 'write_checkpoints');
+		INSERT INTO millrace.custom_write_checkpoints VALUES (3, 'u1/phone', 5, 2, now());`,
 	8: `
 		INSERT INTO millrace.bucket_compactions (bucket, compacted_to, upto, scanned, residue, finished_at) VALUES (1, 3, 4, 2, 1, now());
 		INSERT INTO millrace.bucket_rewrites (bucket, definition, live_at, op_ids) VALUES (1, 1, 3, '{2}');`,

@@ -178,13 +178,11 @@ func (r *Relay) serveCheckpointRequest(w http.ResponseWriter, req *http.Request)
 	r.answerWrite(w, req, token, client, id, protocol.AppendCheckpointRequestAnswer)
 }
 
-// writeWait bounds how long a client waits for the primary sidecar.
-const writeWait = 10 * time.Second
-
 func (r *Relay) answerWrite(w http.ResponseWriter, req *http.Request, token *auth.Token, client string, id int64, answer func([]byte, int64) []byte) {
-	ctx, cancel := context.WithTimeout(req.Context(), writeWait)
-	defer cancel()
-	held, err := r.writes.request(ctx, writeUser(token.Subject, client), id)
+	if id == 0 {
+		r.noteUnasked(req.Context())
+	}
+	held, err := r.requestWrite(req.Context(), writeUser(token.Subject, client), id)
 	if err != nil {
 		writeError(w, r.asEnding(err))
 		return

@@ -88,7 +88,7 @@ func (r *Relay) acknowledged(ctx context.Context, user string) (millrace.OpID, i
 		return 0, 0, err
 	}
 	defer snap.Close()
-	list, err := snap.WriteCheckpoints(ctx, []string{user})
+	list, err := snap.WriteCheckpoints(ctx, nil, []string{user})
 	if err != nil || len(list) == 0 {
 		return 0, 0, err
 	}

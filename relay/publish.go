@@ -39,7 +39,8 @@ type publisher struct {
 	begun      bool
 	lastBucket millrace.BucketID
 	index      *index
-	waiting    []*session // for a view
+	waiting    []*session              // for a view
+	events     []millrace.DefinitionID // of the rule set in force
 	rules      map[millrace.RuleSetID]*ruleSet
 	ring       []*node
 	ringBytes  int
@@ -52,11 +53,12 @@ type publisher struct {
 
 // publisherStatus is what probes and reports tell.
 type publisherStatus struct {
-	head  millrace.Head
-	begun bool
-	err   error // of the last round
-	rules error // why the rules in force cannot be served; it may quote them
-	at    time.Time
+	head   millrace.Head
+	begun  bool
+	events []millrace.DefinitionID
+	err    error // of the last round
+	rules  error // why the rules in force cannot be served; it may quote them
+	at     time.Time
 }
 
 // published is the publisher's part of a session.
@@ -146,7 +148,7 @@ func (p *publisher) run(ctx context.Context) error {
 func (p *publisher) setStatus(err error) {
 	p.statusMu.Lock()
 	defer p.statusMu.Unlock()
-	p.status = publisherStatus{head: p.head, begun: p.begun, err: err, at: p.now()}
+	p.status = publisherStatus{head: p.head, begun: p.begun, events: p.events, err: err, at: p.now()}
 	if set := p.rules[p.head.RuleSet]; set != nil {
 		p.status.rules = set.err
 	}
@@ -224,6 +226,9 @@ func (p *publisher) round(ctx context.Context) error {
 		if p.lastBucket, err = snap.LastBucket(ctx); err != nil {
 			return err
 		}
+		if p.events, err = snap.Events(ctx); err != nil {
+			return err
+		}
 		p.head, p.begun = head, true
 	case head.Seq < p.head.Seq || head.OpID < p.head.OpID:
 		if head.Replica {
@@ -270,7 +275,13 @@ func (p *publisher) publish(ctx context.Context, snap Snapshot, head millrace.He
 	if err != nil {
 		return err
 	}
-	acks, err := p.acknowledged(ctx, snap)
+	events := p.events
+	if head.RuleSet != p.head.RuleSet {
+		if events, err = snap.Events(ctx); err != nil {
+			return err
+		}
+	}
+	acks, err := p.acknowledged(ctx, snap, events)
 	if err != nil {
 		return err
 	}
@@ -292,7 +303,7 @@ func (p *publisher) publish(ctx context.Context, snap Snapshot, head millrace.He
 	for f, s := range states {
 		p.index.setState(f, s)
 	}
-	p.head, p.lastBucket = head, lastBucket
+	p.head, p.lastBucket, p.events = head, lastBucket, events
 	p.remember(n, size)
 	for s := range stale {
 		s.markStale()
@@ -462,12 +473,12 @@ func (p *publisher) staleSessions(ctx context.Context, snap Snapshot, head millr
 }
 
 // acknowledged lists connected users with a newly acknowledged write checkpoint.
-func (p *publisher) acknowledged(ctx context.Context, snap Snapshot) (map[string]int64, error) {
+func (p *publisher) acknowledged(ctx context.Context, snap Snapshot, events []millrace.DefinitionID) (map[string]int64, error) {
 	acks := map[string]int64{}
 	if len(p.index.users) == 0 {
 		return acks, nil
 	}
-	list, ok, err := snap.AcknowledgedAfter(ctx, p.head.Seq, 100_000)
+	list, ok, err := snap.AcknowledgedAfter(ctx, events, p.head.Seq, 100_000)
 	if err != nil {
 		return nil, err
 	}
@@ -478,7 +489,7 @@ func (p *publisher) acknowledged(ctx context.Context, snap Snapshot) (map[string
 		}
 		list = nil
 		for chunk := range slices.Chunk(users, 10_000) {
-			part, err := snap.WriteCheckpoints(ctx, chunk)
+			part, err := snap.WriteCheckpoints(ctx, events, chunk)
 			if err != nil {
 				return nil, err
 			}

@@ -100,6 +100,7 @@ type Relay struct {
 	nextID    atomic.Int64
 	opening   atomic.Int64 // WebSockets without a session yet
 	rates     *addressRates
+	unasked   atomic.Int64 // UnixNano of the last warning of noteUnasked
 
 	mu       sync.Mutex
 	sessions map[*session]context.CancelFunc

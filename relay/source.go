@@ -65,11 +65,17 @@ type Snapshot interface {
 	// changed after an op id. ok is false if they are more than limit.
 	ChangedLookups(ctx context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) (keys []millrace.LookupKey, ok bool, err error)
 
-	// WriteCheckpoints reads the users' counters; those without one are left out.
-	WriteCheckpoints(ctx context.Context, users []string) ([]millrace.WriteCheckpoint, error)
-	// AcknowledgedAfter lists the counters acknowledged by checkpoints after
-	// seq. ok is false if they are more than limit.
-	AcknowledgedAfter(ctx context.Context, seq int64, limit int) (acks []millrace.WriteCheckpoint, ok bool, err error)
+	// Events lists the event definitions of the rule set in force. With any,
+	// write checkpoints are custom: their numbers come from rows of a source, or
+	// from clients, and never from the server.
+	Events(ctx context.Context) ([]millrace.DefinitionID, error)
+	// WriteCheckpoints reads the users' counters, custom ones if there are
+	// events; users without one are left out.
+	WriteCheckpoints(ctx context.Context, events []millrace.DefinitionID, users []string) ([]millrace.WriteCheckpoint, error)
+	// AcknowledgedAfter lists the counters, custom ones if there are events, that
+	// were acknowledged by checkpoints after seq. ok is false if they are more
+	// than limit.
+	AcknowledgedAfter(ctx context.Context, events []millrace.DefinitionID, seq int64, limit int) (acks []millrace.WriteCheckpoint, ok bool, err error)
 
 	// Close ends the snapshot.
 	Close()

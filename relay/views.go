@@ -75,7 +75,7 @@ func (p *publisher) views(ctx context.Context, snap Snapshot) error {
 		users[i] = s.user
 	}
 	slices.Sort(users)
-	counters, err := snap.WriteCheckpoints(ctx, slices.Compact(users))
+	counters, err := snap.WriteCheckpoints(ctx, p.events, slices.Compact(users))
 	if err != nil {
 		return err
 	}

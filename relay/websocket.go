@@ -262,11 +262,9 @@ func (q *requestQueue) done() (more bool) {
 // answerRequests answers what is queued, one after the other.
 func (c *wsConn) answerRequests(ctx context.Context) {
 	for more := true; more; more = c.requests.done() {
-		wait, cancel := context.WithTimeout(ctx, writeWait)
 		span := millrace.BeginTrace(c.relay.cfg.Tracer, "relay.write_checkpoint")
-		held, err := c.relay.writes.request(span.In(wait), c.session.user, c.requests.head())
+		held, err := c.relay.requestWrite(span.In(ctx), c.session.user, c.requests.head())
 		span.End(err)
-		cancel()
 		if ctx.Err() != nil {
 			return
 		}

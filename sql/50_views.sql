@@ -87,17 +87,17 @@ FROM millrace.definition_versions d
 LEFT JOIN millrace.rule_sets r ON r.mapping @> jsonb_build_array(jsonb_build_object('definition', d.id))
 GROUP BY d.id
 ORDER BY d.id;
-COMMENT ON VIEW millrace.definitions IS 'Bucket and lookup definitions, and the rule sets that use them.';
+COMMENT ON VIEW millrace.definitions IS 'Bucket, lookup and event definitions, and the rule sets that use them.';
 COMMENT ON COLUMN millrace.definitions.id IS 'Number of the definition.';
-COMMENT ON COLUMN millrace.definitions.kind IS 'bucket or lookup.';
-COMMENT ON COLUMN millrace.definitions.name IS 'The bucket definition or stream it came from.';
+COMMENT ON COLUMN millrace.definitions.kind IS 'bucket, lookup or event (custom write checkpoints).';
+COMMENT ON COLUMN millrace.definitions.name IS 'The bucket definition, stream or event it came from.';
 COMMENT ON COLUMN millrace.definitions.key IS 'Its name inside the compiled rules file.';
-COMMENT ON COLUMN millrace.definitions.wire_prefix IS 'Start of the wire names of its buckets; null for lookups.';
+COMMENT ON COLUMN millrace.definitions.wire_prefix IS 'Start of the wire names of its buckets; null for others.';
 COMMENT ON COLUMN millrace.definitions.hash IS 'Hash of its meaning.';
 COMMENT ON COLUMN millrace.definitions.state IS 'active: in the rule set in force. building: only in one being built. retired: only in replaced ones, still fed. dropping: no longer fed, its history is being dropped. dropped: it is gone. unused: in none.';
 COMMENT ON COLUMN millrace.definitions.rule_sets IS 'The rule sets it is in.';
 COMMENT ON COLUMN millrace.definitions.buckets IS 'Number of its buckets.';
-COMMENT ON COLUMN millrace.definitions.disk_bytes IS 'Bytes on disk of its ops and row states with their indexes; null for lookups.';
+COMMENT ON COLUMN millrace.definitions.disk_bytes IS 'Bytes on disk of its ops and row states with their indexes; null for others.';
 COMMENT ON COLUMN millrace.definitions.created_at IS 'When its history began.';
 COMMENT ON COLUMN millrace.definitions.retired_at IS 'Since when it is no longer fed; null while it is.';
 COMMENT ON COLUMN millrace.definitions.dropped_at IS 'When its history was dropped.';

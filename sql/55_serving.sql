@@ -43,11 +43,38 @@ SELECT w.user_id, w.id, nullif(w.acked_id, 0) AS acknowledged_id, w.requested_at
       WHERE s.durable < p.value::pg_lsn), 'the next checkpoint') END AS waits_for
 FROM millrace.write_requests w
 WHERE w.acked_id < w.id
-ORDER BY w.requested_at;
-COMMENT ON VIEW millrace.pending_write_checkpoints IS 'Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back.';
+UNION ALL
+SELECT c.user_id, c.id, NULL, c.at, clock_timestamp() - c.at, format('rule set %s, which is being built, to come into force', r.id)
+FROM millrace.rule_sets r CROSS JOIN LATERAL jsonb_array_elements(r.mapping) m
+JOIN millrace.custom_write_checkpoints c ON c.definition = (m->>'definition')::integer
+WHERE r.state = 'building' AND m->>'kind' = 'event' AND NOT EXISTS (
+  SELECT FROM millrace.rule_sets o WHERE o.state = 'active' AND o.mapping @> jsonb_build_array(jsonb_build_object('definition', c.definition)))
+ORDER BY requested_at;
+COMMENT ON VIEW millrace.pending_write_checkpoints IS 'Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints come with the checkpoint that contains them, so they wait for rules to come into force only.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.user_id IS 'Subject of the token, with /<client id> if the client has one.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.id IS 'The number that is waited for.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.acknowledged_id IS 'Newest number that was reached.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.requested_at IS 'When it was asked for.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.waiting IS 'How long ago that was.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.waits_for IS 'What has to happen, in words.';
+
+CREATE OR REPLACE VIEW millrace.write_checkpoints AS
+WITH served AS MATERIALIZED (
+  SELECT (m->>'definition')::integer AS definition, m->>'name' AS event
+  FROM millrace.rule_sets r CROSS JOIN LATERAL jsonb_array_elements(r.mapping) m WHERE r.state = 'active' AND m->>'kind' = 'event')
+SELECT w.user_id, CASE WHEN w.managed THEN 'managed' ELSE 'client' END AS kind, NULL::text AS event, w.id,
+  nullif(w.acked_id, 0) AS acknowledged_id, nullif(w.acked_seq, 0) AS seq, w.requested_at AS at,
+  NOT w.managed OR NOT EXISTS (SELECT FROM served) AS served
+FROM millrace.write_requests w
+UNION ALL
+SELECT c.user_id, 'custom', v.name, c.id, c.id, c.seq, c.at, c.definition IN (SELECT s.definition FROM served s)
+FROM millrace.custom_write_checkpoints c JOIN millrace.definition_versions v ON v.id = c.definition;
+COMMENT ON VIEW millrace.write_checkpoints IS 'Newest write checkpoint of each device: the numbers that the server gave, those that clients gave, and custom ones, written by the app''s backend.';
+COMMENT ON COLUMN millrace.write_checkpoints.user_id IS 'Subject of the token, with /<client id> if the client has one.';
+COMMENT ON COLUMN millrace.write_checkpoints.kind IS 'managed: the server gave the number. client: the client did. custom: it came as a row of a source.';
+COMMENT ON COLUMN millrace.write_checkpoints.event IS 'The event definition of a custom one; null for others.';
+COMMENT ON COLUMN millrace.write_checkpoints.id IS 'Newest number.';
+COMMENT ON COLUMN millrace.write_checkpoints.acknowledged_id IS 'Newest number that a checkpoint contains; null for none.';
+COMMENT ON COLUMN millrace.write_checkpoints.seq IS 'Number of that checkpoint; millrace.checkpoints.seq.';
+COMMENT ON COLUMN millrace.write_checkpoints.at IS 'When it was last asked for, or came in.';
+COMMENT ON COLUMN millrace.write_checkpoints.served IS 'Whether clients are told of it: with an event in the rules in force, managed ones are not.';

@@ -168,20 +168,39 @@ TABLE millrace.copies WITH (fillfactor=50)
   CREATE INDEX copies_rule_set ON millrace.copies USING btree (rule_set)
     -- Progress of a rule set.
 
+TABLE millrace.custom_write_checkpoints WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0.05)
+  -- Write checkpoints that the app's backend wrote as rows of a source, one row per event definition and device. Each came with the checkpoint that contains its source transaction and all before it. The view write_checkpoints is for people.
+  definition integer NOT NULL
+    -- The event definition; definition_versions.id.
+  user_id text COLLATE "C" NOT NULL
+    -- Subject of the token, with /<client id> if the client has one.
+  id bigint NOT NULL
+    -- Greatest number the source had for the device. It only grows.
+  seq bigint NOT NULL
+    -- Number of the checkpoint it came with.
+  at timestamp with time zone NOT NULL DEFAULT clock_timestamp()
+    -- When that was.
+  CONSTRAINT custom_write_checkpoints_id_check CHECK (((id > 0) AND (id < '9223372036854775807'::bigint)))
+  CONSTRAINT custom_write_checkpoints_pkey PRIMARY KEY (definition, user_id)
+  CONSTRAINT custom_write_checkpoints_seq_check CHECK ((seq > 0))
+  CONSTRAINT custom_write_checkpoints_user_id_check CHECK (((octet_length(user_id) >= 1) AND (octet_length(user_id) <= 2048)))
+  CREATE INDEX custom_write_checkpoints_seq ON millrace.custom_write_checkpoints USING btree (seq)
+    -- Those that came with the newest checkpoints.
+
 TABLE millrace.definition_versions
-  -- Bucket and lookup definitions by content. History belongs to a definition, not to a deploy: a rule set that compiles to the same hash uses the same row, history and buckets.
+  -- Bucket, lookup and event definitions by content. History belongs to a definition, not to a deploy: a rule set that compiles to the same hash uses the same row, history and buckets.
   id integer NOT NULL
     -- Number of the definition, never reused; the partitions of ops and row_state are named after it.
   kind text NOT NULL
-    -- bucket: produces rows of buckets. lookup: a parameter index.
+    -- bucket: produces rows of buckets. lookup: a parameter index. event: custom write checkpoints.
   hash text COLLATE "C" NOT NULL
     -- Hash of the normalised meaning, including the versions of the functions, casts and type mappings used.
   key text NOT NULL
     -- Name inside the compiled rules file it first came from; rule_sets.mapping has the one of each set.
   name text NOT NULL
-    -- The bucket definition or stream it first came from.
+    -- The bucket definition, stream or event it first came from.
   wire_prefix text COLLATE "C"
-    -- Random text that starts the wire names of its buckets: <wire prefix>#<logical name>. Null for lookups.
+    -- Random text that starts the wire names of its buckets: <wire prefix>#<logical name>. Null for others.
   created_at timestamp with time zone NOT NULL DEFAULT now()
     -- When its history began.
   retired_at timestamp with time zone
@@ -193,7 +212,7 @@ TABLE millrace.definition_versions
   CONSTRAINT definition_versions_check CHECK (((kind = 'bucket'::text) = (wire_prefix IS NOT NULL)))
   CONSTRAINT definition_versions_ends CHECK (((dropped_at IS NULL) OR (retired_at IS NOT NULL)))
   CONSTRAINT definition_versions_id_check CHECK ((id > 0))
-  CONSTRAINT definition_versions_kind_check CHECK ((kind = ANY (ARRAY['bucket'::text, 'lookup'::text])))
+  CONSTRAINT definition_versions_kind_check CHECK ((kind = ANY (ARRAY['bucket'::text, 'lookup'::text, 'event'::text])))
   CONSTRAINT definition_versions_pkey PRIMARY KEY (id)
   CONSTRAINT definition_versions_wire_prefix_check CHECK ((wire_prefix ~ '^[a-z2-7]{4,16}$'::text))
   CONSTRAINT definition_versions_wire_prefix_key UNIQUE (wire_prefix)
@@ -879,17 +898,17 @@ VIEW millrace.checkpoints
     -- Number of lookup definitions with changed entries; null: unknown.
 
 VIEW millrace.definitions
-  -- Bucket and lookup definitions, and the rule sets that use them.
+  -- Bucket, lookup and event definitions, and the rule sets that use them.
   id integer
     -- Number of the definition.
   kind text
-    -- bucket or lookup.
+    -- bucket, lookup or event (custom write checkpoints).
   name text
-    -- The bucket definition or stream it came from.
+    -- The bucket definition, stream or event it came from.
   key text
     -- Its name inside the compiled rules file.
   wire_prefix text COLLATE "C"
-    -- Start of the wire names of its buckets; null for lookups.
+    -- Start of the wire names of its buckets; null for others.
   hash text COLLATE "C"
     -- Hash of its meaning.
   state text
@@ -899,7 +918,7 @@ VIEW millrace.definitions
   buckets bigint
     -- Number of its buckets.
   disk_bytes bigint
-    -- Bytes on disk of its ops and row states with their indexes; null for lookups.
+    -- Bytes on disk of its ops and row states with their indexes; null for others.
   created_at timestamp with time zone
     -- When its history began.
   retired_at timestamp with time zone
@@ -908,7 +927,7 @@ VIEW millrace.definitions
     -- When its history was dropped.
 
 VIEW millrace.pending_write_checkpoints
-  -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back.
+  -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints come with the checkpoint that contains them, so they wait for rules to come into force only.
   user_id text COLLATE "C"
     -- Subject of the token, with /<client id> if the client has one.
   id bigint
@@ -1167,3 +1186,22 @@ VIEW millrace.unsynced_rows
     -- What was wrong.
   at timestamp with time zone
     -- When it was found.
+
+VIEW millrace.write_checkpoints
+  -- Newest write checkpoint of each device: the numbers that the server gave, those that clients gave, and custom ones, written by the app's backend.
+  user_id text COLLATE "C"
+    -- Subject of the token, with /<client id> if the client has one.
+  kind text
+    -- managed: the server gave the number. client: the client did. custom: it came as a row of a source.
+  event text
+    -- The event definition of a custom one; null for others.
+  id bigint
+    -- Newest number.
+  acknowledged_id bigint
+    -- Newest number that a checkpoint contains; null for none.
+  seq bigint
+    -- Number of that checkpoint; millrace.checkpoints.seq.
+  at timestamp with time zone
+    -- When it was last asked for, or came in.
+  served boolean
+    -- Whether clients are told of it: with an event in the rules in force, managed ones are not.

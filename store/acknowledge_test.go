@@ -25,7 +25,7 @@ func TestAcknowledge(t *testing.T) {
 		{User: "b", ID: ids[1]}, {User: "a", ID: ids[0]}, {User: "a", ID: ids[0] - 1}, {User: "d", ID: 5}}})
 	counters := func() []millrace.WriteCheckpoint {
 		t.Helper()
-		list, err := snapshot(t, r).WriteCheckpoints(t.Context(), []string{"a", "b", "c"})
+		list, err := snapshot(t, r).WriteCheckpoints(t.Context(), nil, []string{"a", "b", "c"})
 		must(t, err)
 		slices.SortFunc(list, func(x, y millrace.WriteCheckpoint) int { return strings.Compare(x.User, y.User) })
 		return list

@@ -33,6 +33,9 @@ func (w *Writer) Apply(ctx context.Context, changes []millrace.Change) error {
 }
 
 func (w *Writer) apply(ctx context.Context, changes []millrace.Change) error {
+	if err := w.noteMarks(ctx, changes); err != nil {
+		return err
+	}
 	for len(changes) > 0 {
 		n := together(changes)
 		var err error
@@ -103,7 +106,7 @@ func (w *Writer) applyBatch(ctx context.Context, changes []millrace.Change) erro
 func (w *Writer) collected() int {
 	f := &w.flush
 	return len(f.ops.b) + len(f.ended.b) + len(f.names.b) + f.wideBytes + f.shadowBytes +
-		300*len(f.dirty) + 64*len(f.deltas) + 200*len(f.opened) + 16*len(f.closedAdded) + 200*len(f.errors)
+		300*len(f.dirty) + 64*len(f.deltas) + 200*len(f.opened) + 16*len(f.closedAdded) + 200*len(f.errors) + 100*len(f.marks)
 }
 
 // change diffs one row. ids are the bucket ids of its outputs: 0 not known yet,
@@ -375,6 +378,9 @@ func (w *Writer) noteErrors(c *millrace.Change, row *rowState) {
 			w.flush.errors[errorKey{d, k}] = ""
 		}
 		for _, d := range c.Scope.Lookups {
+			w.flush.errors[errorKey{d, k}] = ""
+		}
+		for _, d := range c.Scope.Events {
 			w.flush.errors[errorKey{d, k}] = ""
 		}
 	}

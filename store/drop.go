@@ -91,7 +91,8 @@ func (w *Writer) dropRetired(ctx context.Context) error {
 
 // drop deletes all that a retired definition had.
 func (w *Writer) drop(ctx context.Context, conn *pgx.Conn, d retired) error {
-	if d.kind == millrace.BucketDefinition {
+	switch d.kind {
+	case millrace.BucketDefinition:
 		// What says that there are buckets goes before their ops. The greatest
 		// number stays, so that it is not given again.
 		err := w.inSteps(ctx, conn, `
@@ -117,7 +118,14 @@ func (w *Writer) drop(ctx context.Context, conn *pgx.Conn, d retired) error {
 				return err
 			}
 		}
-	} else {
+	case millrace.EventDefinition:
+		err := w.inSteps(ctx, conn, `
+			DELETE FROM millrace.custom_write_checkpoints WHERE (definition, user_id) IN (
+				SELECT definition, user_id FROM millrace.custom_write_checkpoints WHERE definition = $2 LIMIT $1)`, d.id)
+		if err != nil {
+			return err
+		}
+	case millrace.LookupDefinition:
 		err := w.inSteps(ctx, conn, `
 			DELETE FROM millrace.lookups WHERE added IN (SELECT added FROM millrace.lookups WHERE definition = $2 LIMIT $1)`, d.id)
 		if err != nil {

@@ -57,6 +57,29 @@ const (
 		SELECT user_id, id, acked_id, acked_seq FROM millrace.write_requests WHERE user_id = ANY ($1::text[])`
 	sqlAcknowledged = `
 		SELECT user_id, id, acked_id, acked_seq FROM millrace.write_requests WHERE acked_seq > $1::int8 LIMIT $2::int8`
+	sqlEvents = `
+		SELECT (m->>'definition')::int4 FROM millrace.rule_sets r, jsonb_array_elements(r.mapping) m
+		WHERE r.id = $1::int4 AND m->>'kind' = 'event' ORDER BY 1`
+	// With events, numbers are those of their rows, and those that clients gave:
+	// the server's own are on another scale.
+	sqlCustomWriteCheckpoints = `
+		SELECT u.user_id, greatest(c.id, w.id), greatest(c.id, w.acked_id), greatest(c.seq, w.acked_seq)
+		FROM unnest($1::text[]) AS u (user_id)` + customCounters
+	sqlCustomAcknowledged = `
+		SELECT u.user_id, greatest(c.id, w.id), greatest(c.id, w.acked_id), greatest(c.seq, w.acked_seq)
+		FROM (
+			SELECT c.user_id FROM millrace.custom_write_checkpoints c WHERE c.seq > $1::int8 AND c.definition = ANY ($2::int4[])
+			UNION
+			SELECT w.user_id FROM millrace.write_requests w WHERE w.acked_seq > $1::int8 AND NOT w.managed
+			LIMIT $3::int8) u` + customCounters
+	customCounters = `
+		CROSS JOIN LATERAL (
+			SELECT coalesce(max(c.id), 0) AS id, coalesce(max(c.seq), 0) AS seq FROM unnest($2::int4[]) AS e (definition)
+			CROSS JOIN LATERAL (SELECT c.id, c.seq FROM millrace.custom_write_checkpoints c
+				WHERE c.definition = e.definition AND c.user_id = u.user_id OFFSET 0) c) c
+		LEFT JOIN LATERAL (
+			SELECT w.id, w.acked_id, w.acked_seq FROM millrace.write_requests w WHERE w.user_id = u.user_id AND NOT w.managed OFFSET 0) w ON true
+		WHERE c.id > 0 OR w.id > 0`
 )
 
 // Snapshot opens a snapshot of the newest checkpoint.
@@ -293,15 +316,36 @@ func (s *ReadSnapshot) ChangedLookups(ctx context.Context, definitions []millrac
 	return keys, n <= limit, err
 }
 
-// WriteCheckpoints reads the users' counters; those without one are left out.
-func (s *ReadSnapshot) WriteCheckpoints(ctx context.Context, users []string) ([]millrace.WriteCheckpoint, error) {
+// Events lists the event definitions of the rule set in force: with any, write
+// checkpoints are custom.
+func (s *ReadSnapshot) Events(ctx context.Context) (events []millrace.DefinitionID, err error) {
+	err = s.query(ctx, "read the events of the rules in force", sqlEvents, func(rows pgx.Rows) error {
+		var id int32
+		err := rows.Scan(&id)
+		events = append(events, millrace.DefinitionID(id))
+		return err
+	}, int32(s.head.RuleSet))
+	return events, err
+}
+
+// WriteCheckpoints reads the users' counters, custom ones if there are events;
+// users without one are left out.
+func (s *ReadSnapshot) WriteCheckpoints(ctx context.Context, events []millrace.DefinitionID, users []string) ([]millrace.WriteCheckpoint, error) {
+	if len(events) > 0 {
+		return s.counters(ctx, sqlCustomWriteCheckpoints, users, ints[int32](events))
+	}
 	return s.counters(ctx, sqlWriteCheckpoints, users)
 }
 
-// AcknowledgedAfter lists the counters acknowledged by checkpoints after seq; ok
-// is false if they are more than limit.
-func (s *ReadSnapshot) AcknowledgedAfter(ctx context.Context, seq int64, limit int) (acks []millrace.WriteCheckpoint, ok bool, err error) {
-	acks, err = s.counters(ctx, sqlAcknowledged, seq, int64(limit)+1)
+// AcknowledgedAfter lists the counters, custom ones if there are events, that
+// were acknowledged by checkpoints after seq; ok is false if they are more than
+// limit.
+func (s *ReadSnapshot) AcknowledgedAfter(ctx context.Context, events []millrace.DefinitionID, seq int64, limit int) (acks []millrace.WriteCheckpoint, ok bool, err error) {
+	if len(events) > 0 {
+		acks, err = s.counters(ctx, sqlCustomAcknowledged, seq, ints[int32](events), int64(limit)+1)
+	} else {
+		acks, err = s.counters(ctx, sqlAcknowledged, seq, int64(limit)+1)
+	}
 	return acks, len(acks) <= limit, err
 }
 

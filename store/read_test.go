@@ -180,12 +180,12 @@ func TestSA28_WriteCheckpointNumbers(t *testing.T) {
 
 	exec(t, x.conn, `UPDATE millrace.write_requests SET acked_id = id, acked_seq = 7 WHERE user_id = 'b'`)
 	s := snapshot(t, r)
-	list, err := s.WriteCheckpoints(t.Context(), []string{"a/1", "b", "nobody"})
+	list, err := s.WriteCheckpoints(t.Context(), nil, []string{"a/1", "b", "nobody"})
 	must(t, err)
 	if len(list) != 2 {
 		t.Fatalf("counters %+v", list)
 	}
-	acks, ok, err := s.AcknowledgedAfter(t.Context(), 6, 10)
+	acks, ok, err := s.AcknowledgedAfter(t.Context(), nil, 6, 10)
 	must(t, err)
 	if !ok || len(acks) != 1 || acks[0] != (millrace.WriteCheckpoint{User: "b", ID: next[1], Acknowledged: next[1], Seq: 7}) {
 		t.Errorf("acknowledged %+v", acks)
@@ -268,6 +268,9 @@ func TestReadPlans(t *testing.T) {
 		INSERT INTO millrace.write_requests (user_id, id, managed, acked_id, acked_seq)
 		SELECT 'u' || i, i, true, i, i FROM generate_series(1, 20000) i`)
 	exec(t, x.conn, `
+		INSERT INTO millrace.custom_write_checkpoints (definition, user_id, id, seq)
+		SELECT 4 + i % 2, 'u' || i / 2, i, i FROM generate_series(1, 40000) i`)
+	exec(t, x.conn, `
 		INSERT INTO millrace.checkpoint_log (seq, op_id, at, lsns) SELECT i + 100, i, now(), '{}' FROM generate_series(1, 20000) i`)
 	exec(t, x.conn, `VACUUM ANALYZE`)
 	conn := connect(t, x.uri)
@@ -288,6 +291,8 @@ func TestReadPlans(t *testing.T) {
 		{"changed lookups", sqlChangedLookups, []string{"lookups_pkey", "lookups_removed"}, `900000::int8, 10::int8, ARRAY[1]::int4[]`},
 		{"write checkpoints", sqlWriteCheckpoints, []string{"write_requests_pkey"}, `ARRAY['u1']::text[]`},
 		{"acknowledged", sqlAcknowledged, []string{"write_requests_acked"}, `19000::int8, 10::int8`},
+		{"custom write checkpoints", sqlCustomWriteCheckpoints, []string{"custom_write_checkpoints_pkey", "write_requests_pkey"}, `ARRAY['u1']::text[], ARRAY[4]::int4[]`},
+		{"custom acknowledged", sqlCustomAcknowledged, []string{"custom_write_checkpoints_seq", "write_requests_acked", "custom_write_checkpoints_pkey", "write_requests_pkey"}, `39000::int8, ARRAY[4]::int4[], 10::int8`},
 		{"changes", sqlChanges, []string{"checkpoint_log_pkey"}, `19000::int8, 20000::int8, 10`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

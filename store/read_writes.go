@@ -12,7 +12,8 @@ import (
 
 // A number given by the server is above all the user ever had and above the
 // sequence, which starts at the time of day: a sidecar built anew never goes
-// back. One given by the client counts if it is greater than the stored one.
+// back. One given by the client counts if it is greater than the stored one; an
+// equal one, which it was told, becomes the client's.
 // Users are taken in order, so that requests of several relays never deadlock.
 const sqlRequestWrites = `
 	INSERT INTO millrace.write_requests AS w (user_id, id, managed)
@@ -20,7 +21,7 @@ const sqlRequestWrites = `
 	FROM unnest($1::text[], $2::int8[]) AS r (user_id, id) ORDER BY r.user_id
 	ON CONFLICT (user_id) DO UPDATE SET
 		id = CASE WHEN excluded.managed THEN greatest(least(w.id, 9223372036854775805) + 1, excluded.id) ELSE greatest(w.id, excluded.id) END,
-		managed = CASE WHEN excluded.managed OR excluded.id > w.id THEN excluded.managed ELSE w.managed END,
+		managed = CASE WHEN excluded.managed OR excluded.id >= w.id THEN excluded.managed ELSE w.managed END,
 		heads = CASE WHEN excluded.managed OR excluded.id > w.id THEN NULL ELSE w.heads END,
 		requested_at = CASE WHEN excluded.managed OR excluded.id >= w.id THEN excluded.requested_at ELSE w.requested_at END
 	RETURNING user_id, id`

@@ -215,7 +215,9 @@ func deploy(ctx context.Context, tx pgx.Tx, content string, defs []millrace.Defi
 // ensureDefinition finds a definition by content, or makes it with its
 // partitions.
 func ensureDefinition(ctx context.Context, tx pgx.Tx, d *millrace.Definition) error {
-	if d.Kind != millrace.BucketDefinition && d.Kind != millrace.LookupDefinition {
+	switch d.Kind {
+	case millrace.BucketDefinition, millrace.LookupDefinition, millrace.EventDefinition:
+	default:
 		return fmt.Errorf("unknown kind %q", d.Kind)
 	}
 	if d.Hash == "" {

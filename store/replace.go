@@ -56,7 +56,7 @@ func (w *Writer) replace(ctx context.Context, scope *millrace.Scope, kind millra
 			return err
 		}
 	}
-	definitions := list(slices.Concat(scope.Buckets, scope.Lookups))
+	definitions := list(slices.Concat(scope.Buckets, scope.Lookups, scope.Events))
 	w.hasErrors[scope.Table] = true
 	return w.exec(ctx, "replace the errors of a table", `
 		DELETE FROM millrace.row_errors WHERE definition IN (%[1]s) AND source_table = %[2]d;

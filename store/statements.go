@@ -38,6 +38,7 @@ const (
 	stmtPosition    = "millrace_position"
 	stmtCheckpoint  = "millrace_checkpoint"
 	stmtAcknowledge = "millrace_acknowledge"
+	stmtMarks       = "millrace_marks"
 	stmtNotify      = "millrace_notify"
 	stmtHead        = "millrace_head"
 )
@@ -122,6 +123,11 @@ var statements = map[string]string{
 			ORDER BY w.user_id FOR NO KEY UPDATE OF w)
 		UPDATE millrace.write_requests w SET acked_id = due.id, acked_seq = $3::int8
 		FROM due WHERE w.user_id = due.user_id`,
+	// The greatest number of a device holds. Nobody else writes these rows.
+	stmtMarks: `
+		INSERT INTO millrace.custom_write_checkpoints AS c (definition, user_id, id, seq)
+		SELECT m.*, $4::int8 FROM unnest($1::int4[], $2::text[], $3::int8[]) AS m
+		ON CONFLICT (definition, user_id) DO UPDATE SET id = excluded.id, seq = excluded.seq, at = excluded.at WHERE c.id < excluded.id`,
 	// Notifications are hints. A queue that fills up is left alone before it
 	// makes COMMIT fail for everybody; relays poll anyway.
 	stmtNotify: `

@@ -164,8 +164,8 @@ func (w *Writer) copyFrom(ctx context.Context, r io.Reader, rows int, target str
 	return nil
 }
 
-// addUpkeep adds the set-based changes: totals, ended lookups, wide values and
-// row errors.
+// addUpkeep adds the set-based changes: totals, ended lookups, wide values, row
+// errors and custom write checkpoints.
 func (w *Writer) addUpkeep(b *batch) {
 	f := &w.flush
 	w.addTotals(b)
@@ -178,6 +178,7 @@ func (w *Writer) addUpkeep(b *batch) {
 	}
 	w.addWide(b)
 	w.addErrors(b)
+	w.addMarks(b)
 }
 
 func (w *Writer) addTotals(b *batch) {

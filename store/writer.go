@@ -86,6 +86,7 @@ type flush struct {
 	wideBytes   int
 	errors      map[errorKey]string // message, empty to clear
 	shadows     map[millrace.CopyID]*shadowPart
+	marks       map[markKey]int64 // greatest custom write checkpoint
 	shadowBytes int
 
 	// Contained, written or not.
@@ -128,6 +129,7 @@ func (w *Writer) initCaches() {
 	w.flush.wide = map[rowKey][]byte{}
 	w.flush.errors = map[errorKey]string{}
 	w.flush.shadows = map[millrace.CopyID]*shadowPart{}
+	w.flush.marks = map[markKey]int64{}
 	w.flush.changed = map[millrace.BucketID]struct{}{}
 	w.flush.lookups = map[millrace.DefinitionID]struct{}{}
 	w.resetFlush()
@@ -167,6 +169,7 @@ func (w *Writer) resetPiece() {
 	f.wideBytes = 0
 	clear(f.errors)
 	clear(f.shadows)
+	clear(f.marks)
 	f.shadowBytes = 0
 }
 

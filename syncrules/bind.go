@@ -43,9 +43,11 @@ type boundQuery struct {
 	prefix     []byte // bucket name up to the values
 	typeName   string
 	single     bool
-	projection int // -1 for lookup queries
+	projection int // -1 for other queries
 	// Of lookup queries.
 	outputs []evalFn
+	// Of payload queries: what gives each of markColumns. Nil for others.
+	mark *[len(markColumns)]evalFn
 }
 
 type boundBranch struct {
@@ -81,6 +83,12 @@ func (r *Rules) Bind(t Table) *TablePlan {
 		if d.lookup != nil && d.lookup.rel.table.matches(t.Tag, t.Schema, t.Name) {
 			b.lookup(i, d.lookup)
 			uses = true
+		}
+		for _, q := range d.payloads {
+			if q.rel.table.matches(t.Tag, t.Schema, t.Name) {
+				b.payload(i, q)
+				uses = true
+			}
 		}
 		if uses {
 			b.plan.defs = append(b.plan.defs, i)

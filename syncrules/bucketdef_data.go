@@ -119,32 +119,3 @@ func (b *builder) bucketItems(sel *selectStmt, scope *bucketScope, l *lowerer) [
 	}
 	return items
 }
-
-// event checks a payload of an event definition; events have no effect.
-func (b *builder) event(q *query) {
-	sel := parseSelect(q, parseOptions{})
-	if sel == nil {
-		return
-	}
-	src, ok := bucketSource(sel)
-	switch {
-	case !ok:
-		return
-	case src == nil || src.call != nil:
-		sel.fatal("", "a payload is selected from a table")
-		return
-	}
-	p := pattern(*src, false)
-	if p == nil {
-		return
-	}
-	scope := &bucketScope{b: b, rel: b.relation(src.at, p), name: src.name.name, data: true, event: true}
-	if src.alias != nil {
-		scope.name = src.alias.name
-	}
-	l := b.bucketLowerer(scope)
-	b.bucketItems(sel, scope, l)
-	if sel.where != nil {
-		l.expr(sel.where)
-	}
-}

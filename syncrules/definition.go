@@ -4,13 +4,14 @@ import (
 	"github.com/millrace/millrace"
 )
 
-// definition is a bucket or lookup definition.
+// definition is a bucket, lookup or event definition.
 type definition struct {
 	kind            millrace.DefinitionKind
 	key, name, hash string
 	prefix          string // of bucket names
 	data            []*dataQuery
 	lookup          *lookupQuery
+	payloads        []*payloadQuery // of an event
 }
 
 // rowQuery is the part common to data and lookup queries: which rows of a
@@ -99,7 +100,10 @@ func (b *builder) finish() {
 		res.program = compileResolver(res, r.exact)
 	}
 	for _, d := range r.defs {
-		if d.hash == "" {
+		switch {
+		case d.kind == millrace.EventDefinition:
+			d.hash = b.eventHash(d)
+		case d.hash == "":
 			d.hash = b.bucketHash(d)
 		}
 		for _, q := range d.data {
@@ -107,6 +111,9 @@ func (b *builder) finish() {
 		}
 		if d.lookup != nil {
 			r.addTable(d.lookup.rel.table)
+		}
+		for _, q := range d.payloads {
+			r.addTable(q.rel.table)
 		}
 	}
 }

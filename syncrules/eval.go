@@ -20,6 +20,7 @@ const (
 type Output struct {
 	Rows    []OutputRow
 	Lookups []OutputLookup
+	Marks   []OutputMark
 	Errors  []OutputError
 	arena   []byte
 }
@@ -43,6 +44,14 @@ type OutputLookup struct {
 	Outputs    string // JSON array of the values a match yields
 }
 
+// OutputMark is a custom write checkpoint: a device may show server data again
+// once it has everything up to the row's transaction.
+type OutputMark struct {
+	Definition int
+	User       string // with "/<client id>" if the row names a client
+	Checkpoint int64
+}
+
 // OutputError says that a definition could not evaluate the row in one of its
 // queries; that query has no output for it.
 type OutputError struct {
@@ -52,7 +61,7 @@ type OutputError struct {
 
 // Reset empties the output and keeps its memory.
 func (o *Output) Reset() {
-	o.Rows, o.Lookups, o.Errors, o.arena = o.Rows[:0], o.Lookups[:0], o.Errors[:0], o.arena[:0]
+	o.Rows, o.Lookups, o.Marks, o.Errors, o.arena = o.Rows[:0], o.Lookups[:0], o.Marks[:0], o.Errors[:0], o.arena[:0]
 }
 
 // Evaluator evaluates rows of one table. It holds scratch memory: one
@@ -132,9 +141,12 @@ func (ev *Evaluator) expand(q *boundQuery, br *boundBranch, level int, out *Outp
 		if br.after != nil && !e.holds(br.after(e)) || e.err != "" {
 			return
 		}
-		if q.projection < 0 {
+		switch {
+		case q.mark != nil:
+			ev.emitMark(q, out)
+		case q.projection < 0:
 			ev.emitLookup(q, br, out)
-		} else {
+		default:
 			ev.emitRow(q, br, out)
 		}
 		return

@@ -1,6 +1,7 @@
 package syncrules
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/millrace/millrace"
@@ -10,13 +11,15 @@ import (
 type RowExplanation struct {
 	// Definition is an index into Rules.Definitions. Of a bucket definition
 	// Names are the logical names of the buckets the row is in, of a lookup
-	// definition the keys under which the row is found.
+	// definition the keys under which the row is found, of an event the device
+	// whose write checkpoint the row sets.
 	Definition int
 	At         Position // of the table in the query
 	Names      []string
 	Type       string // output table, of bucket definitions
 	RowID      string
-	// Outputs are what a match of each of Names yields, of lookup definitions.
+	// Outputs are what a match of each of Names yields, of lookup definitions;
+	// of events the write checkpoint.
 	Outputs []string
 	// Branches are the alternatives of WHERE: the row is in the definition if
 	// any of them matches. An unconditional query has one without conditions.
@@ -62,6 +65,9 @@ func (r *Rules) ExplainRow(t Table, row []millrace.Value) []RowExplanation {
 		if d.lookup != nil {
 			explain(&d.lookup.rowQuery, func(b *binding) { b.lookup(i, d.lookup) })
 		}
+		for _, q := range d.payloads {
+			explain(&q.rowQuery, func(b *binding) { b.payload(i, q) })
+		}
 	}
 	return list
 }
@@ -77,6 +83,10 @@ func explainQuery(b *binding, def int, q *rowQuery, row []millrace.Value) RowExp
 	for _, l := range out.Lookups {
 		x.Names = append(x.Names, l.Key)
 		x.Outputs = append(x.Outputs, l.Outputs)
+	}
+	for _, m := range out.Marks {
+		x.Names = append(x.Names, strings.Clone(m.User))
+		x.Outputs = append(x.Outputs, strconv.FormatInt(m.Checkpoint, 10))
 	}
 	for _, e := range out.Errors {
 		x.Err = e.Message

@@ -13,7 +13,7 @@ type rulesFile struct {
 	buckets    []*bucketConfig
 	streams    []*streamConfig
 	with       []*cteConfig
-	events     []*query
+	events     []*eventConfig
 }
 
 type bucketConfig struct {
@@ -341,29 +341,4 @@ func (d *document) ctes(e entry, what string) []*cteConfig {
 		}
 	}
 	return ctes
-}
-
-func (d *document) events(e entry) []*query {
-	list, _ := d.entries(e.value, "event_definitions")
-	var all []*query
-	for _, ev := range list {
-		keys, _ := d.entries(ev.value, "an event definition")
-		found := false
-		for _, k := range keys {
-			if k.key.Value != "payloads" {
-				d.unknownKey(k.key, "an event definition", "payloads")
-				found = true // said enough
-				continue
-			}
-			found = true
-			all = append(all, d.queryList(k)...)
-		}
-		if !found && keys != nil {
-			d.fatal(ev.value, "", "event "+quote(ev.key.Value)+" has no payloads")
-		}
-	}
-	if len(list) > 0 {
-		d.warn(e.key, "", "event_definitions have no effect here")
-	}
-	return all
 }

@@ -213,6 +213,21 @@ func dataTexts(queries []*dataQuery) []string {
 	return texts
 }
 
+// eventHash covers the event and its payload queries in any order.
+func (b *builder) eventHash(d *definition) string {
+	texts := make([]string, len(d.payloads))
+	for i, q := range d.payloads {
+		c := canon{rels: map[*relation]string{q.rel: "t"}}
+		c.rowQuery(&q.rowQuery)
+		for _, e := range q.columns {
+			c.expr(e)
+		}
+		texts[i] = c.b.String()
+	}
+	sort.Strings(texts)
+	return b.digest("event", append([]string{d.name}, texts...)...)
+}
+
 func (b *builder) lookupHash(q *lookupQuery) string {
 	c := canon{rels: map[*relation]string{q.rel: "t"}}
 	c.rowQuery(&q.rowQuery)

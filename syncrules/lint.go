@@ -35,6 +35,14 @@ func (r *Rules) Check(tables []Table, tags ...string) Diagnostics {
 				l.expr(o)
 			}
 		}
+		for _, q := range d.payloads {
+			l.query(&q.rowQuery)
+			for _, e := range q.columns {
+				if e != nil {
+					l.expr(e)
+				}
+			}
+		}
 	}
 	for _, c := range r.ctes {
 		for _, t := range tables {

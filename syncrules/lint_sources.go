@@ -30,6 +30,9 @@ func (r *Rules) CheckSources(sources []SourceTags) Diagnostics {
 		if d.lookup != nil {
 			l.sources(d.lookup.rel, sources)
 		}
+		for _, q := range d.payloads {
+			l.sources(q.rel, sources)
+		}
 	}
 	return l.rep.sorted()
 }

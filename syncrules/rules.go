@@ -32,14 +32,14 @@ type ValueOptions struct {
 	TimestampPrecision int
 }
 
-// Definition is a bucket definition or a lookup index. The store keeps its
-// history under the hash.
+// Definition is a bucket definition, a lookup index or an event definition. The
+// store keeps its history under the hash.
 type Definition struct {
 	Kind millrace.DefinitionKind
 	// Key is unique in a file: "bucket:by_owner", "bucket:my_lists|0",
-	// "lookup:by_owner/1".
+	// "lookup:by_owner/1", "event:write_checkpoints".
 	Key string
-	// Name is the bucket definition or stream it came from.
+	// Name is the bucket definition, stream or event it came from.
 	Name string
 	// Hash is the lower-case hex SHA-256 of the normalised meaning.
 	Hash string
@@ -85,8 +85,8 @@ func compile(file string, src []byte, lang int) (*Rules, Diagnostics) {
 		b.bucketDefinition(c)
 	}
 	b.streamDefinitions()
-	for _, q := range f.events {
-		b.event(q)
+	for _, c := range f.events {
+		b.eventDefinition(c)
 	}
 	if rep.fatal > 0 {
 		return nil, rep.sorted()
@@ -115,6 +115,9 @@ func (r *Rules) Reads(tags []string) (list []int) {
 	for i, d := range r.defs {
 		reads := d.lookup != nil && slices.Contains(tags, d.lookup.rel.table.tag)
 		for _, q := range d.data {
+			reads = reads || slices.Contains(tags, q.rel.table.tag)
+		}
+		for _, q := range d.payloads {
 			reads = reads || slices.Contains(tags, q.rel.table.tag)
 		}
 		if reads {

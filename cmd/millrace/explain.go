@@ -189,10 +189,17 @@ func writeRow(out io.Writer, x *inspect.RowExplanation) error {
 	}
 	for _, q := range x.Queries {
 		subject, verb := q.Definition, "in "+strings.Join(q.Names, ", ")
-		if q.Kind == "lookup" {
+		switch q.Kind {
+		case "lookup":
 			subject, verb = "lookup of "+q.Definition, "found under "+strings.Join(q.Names, ", ")
+		case "event":
+			subject, verb = "event "+q.Definition, strings.Join(q.Names, ", ")
 		}
-		if !q.In {
+		switch {
+		case q.In:
+		case q.Kind == "event":
+			verb = "no write checkpoint"
+		default:
 			verb = "not in it"
 		}
 		fmt.Fprintf(out, "  %s (%s): %s\n", subject, q.At, verb)

@@ -43,6 +43,13 @@ func (s *Sidecar) Lookups(id millrace.DefinitionID) []millrace.Lookup {
 	return all
 }
 
+// Mark is the custom write checkpoint a device has of an event.
+func (s *Sidecar) Mark(id millrace.DefinitionID, user string) Mark {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.marks[Device{id, user}]
+}
+
 // Errors are the messages of rows that could not be evaluated, by row.
 func (s *Sidecar) Errors() map[millrace.RowRef]string {
 	s.mu.Lock()

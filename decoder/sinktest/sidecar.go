@@ -56,6 +56,7 @@ type Sidecar struct {
 	content     map[millrace.DefinitionID]map[Identity]string
 	reports     map[millrace.SourceID]millrace.SourceReport
 	shadows     map[millrace.CopyID]map[string]*millrace.Change
+	marks       map[Device]Mark
 	events      []millrace.SchemaChange
 	puts        int64
 	removes     int64
@@ -84,6 +85,15 @@ type row struct {
 	errors  map[millrace.DefinitionID]string
 }
 
+// Device is whom a custom write checkpoint of an event is for.
+type Device struct {
+	Definition millrace.DefinitionID
+	User       string
+}
+
+// Mark is a custom write checkpoint and the checkpoint it came with.
+type Mark struct{ ID, Seq int64 }
+
 type output struct {
 	definition millrace.DefinitionID
 	Identity
@@ -100,6 +110,7 @@ func New() *Sidecar {
 		content:     map[millrace.DefinitionID]map[Identity]string{},
 		reports:     map[millrace.SourceID]millrace.SourceReport{},
 		shadows:     map[millrace.CopyID]map[string]*millrace.Change{},
+		marks:       map[Device]Mark{},
 		changed:     make(chan struct{}),
 		retired:     map[millrace.DefinitionID]bool{},
 		forgotten:   map[millrace.TableID]bool{},
@@ -160,7 +171,7 @@ func check(c *millrace.Change) error {
 	if (c.Wide == millrace.WideStore) != (len(c.WideValues) > 0) {
 		return errors.New("wide values and action do not agree")
 	}
-	if !slices.IsSorted(c.Scope.Buckets) || !slices.IsSorted(c.Scope.Lookups) {
+	if !slices.IsSorted(c.Scope.Buckets) || !slices.IsSorted(c.Scope.Lookups) || !slices.IsSorted(c.Scope.Events) {
 		return errors.New("scope is not sorted")
 	}
 	for _, o := range c.Outputs {
@@ -171,6 +182,11 @@ func check(c *millrace.Change) error {
 	for _, l := range c.Lookups {
 		if !slices.Contains(c.Scope.Lookups, l.Definition) {
 			return fmt.Errorf("lookup of definition %d is not in scope", l.Definition)
+		}
+	}
+	for _, m := range c.Marks {
+		if c.Kind != millrace.ChangeUpsert || !slices.Contains(c.Scope.Events, m.Definition) {
+			return fmt.Errorf("write checkpoint of definition %d is not in scope", m.Definition)
 		}
 	}
 	return nil
@@ -190,6 +206,10 @@ func (s *Sidecar) keep(c *millrace.Change) {
 	for i := range k.Lookups {
 		l := &k.Lookups[i]
 		l.Key, l.Outputs = strings.Clone(l.Key), strings.Clone(l.Outputs)
+	}
+	k.Marks = slices.Clone(c.Marks)
+	for i := range k.Marks {
+		k.Marks[i].User = strings.Clone(k.Marks[i].User)
 	}
 	k.Errors = slices.Clone(c.Errors)
 	k.WideValues = slices.Clone(c.WideValues)
@@ -288,6 +308,11 @@ func (s *Sidecar) commit(f *millrace.Flush) (millrace.Checkpoint, error) {
 	}
 	for i := range s.pending {
 		s.apply(&s.pending[i])
+		for _, m := range s.pending[i].Marks {
+			if d := (Device{m.Definition, m.User}); s.marks[d].ID < m.ID {
+				s.marks[d] = Mark{m.ID, s.head.Seq + 1}
+			}
+		}
 	}
 	for _, t := range f.Tables {
 		i := slices.IndexFunc(s.tables, func(o millrace.SourceTable) bool { return o.ID == t.ID })
@@ -461,7 +486,7 @@ func (s *Sidecar) replace(r *row, scope *millrace.Scope, c *millrace.Change) {
 		r.lookups[l] = true
 	}
 	maps.DeleteFunc(r.errors, func(id millrace.DefinitionID, _ string) bool {
-		return slices.Contains(scope.Buckets, id) || slices.Contains(scope.Lookups, id)
+		return slices.Contains(scope.Buckets, id) || slices.Contains(scope.Lookups, id) || slices.Contains(scope.Events, id)
 	})
 	if c != nil {
 		for _, e := range c.Errors {

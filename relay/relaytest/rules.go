@@ -25,6 +25,9 @@ var (
 	}()
 )
 
+// marksDefinition is an event definition.
+var marksDefinition = millrace.Definition{ID: 100, Kind: millrace.EventDefinition, Key: "event:write_checkpoints", Name: "write_checkpoints"}
+
 func index(key string) int { return int(definitions[key].ID) - 1 }
 
 // bucketName is the logical name of a bucket.

@@ -33,7 +33,9 @@ type state struct {
 	byID     map[millrace.BucketID]*bucket
 	lookups  map[millrace.LookupKey][]string
 	changes  []record
-	counters map[string]millrace.WriteCheckpoint
+	counters map[string]millrace.WriteCheckpoint // asked for
+	managed  map[string]bool                     // the server gave the number
+	marks    map[string]millrace.WriteCheckpoint // custom ones
 	next     int64
 }
 
@@ -60,6 +62,8 @@ func NewSidecar() *Sidecar {
 		byID:     map[millrace.BucketID]*bucket{},
 		lookups:  map[millrace.LookupKey][]string{},
 		counters: map[string]millrace.WriteCheckpoint{},
+		managed:  map[string]bool{},
+		marks:    map[string]millrace.WriteCheckpoint{},
 		next:     time.Now().UnixMicro(),
 	}}
 	s.Activate("")
@@ -86,6 +90,7 @@ func (st *state) clone() *state {
 	c := *st
 	c.buckets, c.byID = maps.Clone(st.buckets), maps.Clone(st.byID)
 	c.lookups, c.counters, c.sets = maps.Clone(st.lookups), maps.Clone(st.counters), maps.Clone(st.sets)
+	c.managed, c.marks = maps.Clone(st.managed), maps.Clone(st.marks)
 	return &c
 }
 
@@ -182,8 +187,15 @@ func (tx *Tx) setLookup(k millrace.LookupKey, outputs []string) {
 	tx.lookups = append(tx.lookups, k)
 }
 
+// Mark writes a custom write checkpoint: it comes with this commit.
+func (tx *Tx) Mark(user string, id int64) {
+	if tx.st.marks[user].ID < id {
+		tx.st.marks[user] = millrace.WriteCheckpoint{User: user, ID: id, Acknowledged: id, Seq: tx.st.head.Seq + 1}
+	}
+}
+
 // Activate puts a rule set in force, with a number of its own. Content "none"
-// resolves to no bucket at all.
+// resolves to no bucket at all; with "custom", write checkpoints are custom.
 func (s *Sidecar) Activate(content string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,6 +207,9 @@ func (s *Sidecar) Activate(content string) {
 	set := &millrace.RuleSet{ID: st.head.RuleSet, Content: content, State: millrace.RuleSetActive, ActiveFrom: st.head.OpID}
 	for _, key := range definitionKeys {
 		set.Definitions = append(set.Definitions, definitions[key])
+	}
+	if content == "custom" {
+		set.Definitions = append(set.Definitions, marksDefinition)
 	}
 	st.sets[set.ID] = set
 	s.publish(tx)
@@ -346,7 +361,11 @@ func (s *Sidecar) RequestWriteCheckpoints(_ context.Context, requests []millrace
 		if r.ID == 0 {
 			tx.st.next++
 			w.ID = max(w.ID+1, tx.st.next)
+			tx.st.managed[r.User] = true
 		} else {
+			if r.ID >= w.ID {
+				tx.st.managed[r.User] = false
+			}
 			w.ID = max(w.ID, r.ID)
 		}
 		tx.st.counters[r.User] = w

@@ -3,6 +3,7 @@ package relaytest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 
@@ -132,20 +133,48 @@ func (s snapshot) ChangedLookups(_ context.Context, definitions []millrace.Defin
 	return out, len(out) <= limit, nil
 }
 
-func (s snapshot) WriteCheckpoints(_ context.Context, users []string) ([]millrace.WriteCheckpoint, error) {
+func (s snapshot) Events(context.Context) (events []millrace.DefinitionID, err error) {
+	for _, d := range s.st.sets[s.st.head.RuleSet].Definitions {
+		if d.Kind == millrace.EventDefinition {
+			events = append(events, d.ID)
+		}
+	}
+	return events, nil
+}
+
+// counter is what a user has: with custom write checkpoints the greatest of its
+// mark and the number it gave itself.
+func (s snapshot) counter(custom bool, user string) (millrace.WriteCheckpoint, bool) {
+	w, ok := s.st.counters[user]
+	if !custom {
+		return w, ok
+	}
+	m, marked := s.st.marks[user]
+	if !ok || s.st.managed[user] {
+		return m, marked
+	}
+	w.ID, w.Acknowledged, w.Seq = max(w.ID, m.ID), max(w.Acknowledged, m.Acknowledged), max(w.Seq, m.Seq)
+	return w, true
+}
+
+func (s snapshot) WriteCheckpoints(_ context.Context, events []millrace.DefinitionID, users []string) ([]millrace.WriteCheckpoint, error) {
 	var out []millrace.WriteCheckpoint
 	for _, u := range users {
-		if w, ok := s.st.counters[u]; ok {
+		if w, ok := s.counter(len(events) > 0, u); ok {
 			out = append(out, w)
 		}
 	}
 	return out, nil
 }
 
-func (s snapshot) AcknowledgedAfter(_ context.Context, seq int64, limit int) ([]millrace.WriteCheckpoint, bool, error) {
+func (s snapshot) AcknowledgedAfter(_ context.Context, events []millrace.DefinitionID, seq int64, limit int) ([]millrace.WriteCheckpoint, bool, error) {
 	var out []millrace.WriteCheckpoint
-	for _, w := range s.st.counters {
-		if w.Seq > seq {
+	users := maps.Clone(s.st.counters)
+	if len(events) > 0 {
+		maps.Copy(users, s.st.marks)
+	}
+	for u := range users {
+		if w, ok := s.counter(len(events) > 0, u); ok && w.Seq > seq {
 			out = append(out, w)
 		}
 	}
