@@ -29,12 +29,16 @@ func (s *store) gate(ctx context.Context) (g gateState, err error) {
 
 // setTarget stores the write checkpoint that covers everything written locally
 // up to queue entry last, if one is waited for at all. It is ignored, giving
-// false, if something was written since: that write needs a later one.
+// false, if something was written since: that write needs a later one. Nor does
+// it take the place of a greater number of the backend, which is asked for anew
+// like any other: a server that has custom write checkpoints answers with what
+// it has, which may be less.
 func (s *store) setTarget(ctx context.Context, id, last int64) (set bool, err error) {
 	err = s.write(ctx, true, func(t *txn) error {
-		n, err := t.affected(`UPDATE mr_state SET target = ? WHERE target > seen
-			AND NOT EXISTS (SELECT 1 FROM mr_queue)
-			AND (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mr_queue') = ?`, id, last)
+		n, err := t.affected(`UPDATE mr_state SET (target, custom) = (
+				CASE WHEN custom AND target < ?1 THEN max(target, ?2) ELSE ?2 END, custom AND target < ?1 AND target >= ?2)
+			WHERE target > seen AND NOT EXISTS (SELECT 1 FROM mr_queue)
+			AND (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'mr_queue') = ?3`, int64(openTarget), id, last)
 		set = n == 1
 		return err
 	})

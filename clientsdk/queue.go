@@ -102,6 +102,24 @@ func (t *UploadTransaction) Complete(ctx context.Context) error {
 	})
 }
 
+// CompleteWith is Complete for a backend that applies uploads later: the device
+// waits until the server tells it of a write checkpoint of at least this number,
+// which the backend gave (custom write checkpoints). The number of the
+// transaction that empties the queue counts; it is ignored while others wait.
+// It is above 0 and at most 9223372036854775806, and only grows on a device.
+func (t *UploadTransaction) CompleteWith(ctx context.Context, writeCheckpoint int64) error {
+	if writeCheckpoint <= 0 || writeCheckpoint >= openTarget {
+		return fmt.Errorf("complete: the write checkpoint is %d, it must be from 1 to %d", writeCheckpoint, int64(openTarget-1))
+	}
+	return t.store.write(ctx, true, func(w *txn) error {
+		n, err := w.affected(`DELETE FROM mr_queue WHERE tx = ?`, t.ID)
+		if err != nil || n == 0 {
+			return err // completed before
+		}
+		return w.exec(`UPDATE mr_state SET target = ?, custom = 1 WHERE NOT EXISTS (SELECT 1 FROM mr_queue)`, writeCheckpoint)
+	})
+}
+
 // Reject takes the transaction out of the queue because the backend will never
 // accept it. It is kept, with the reason, among RejectedUploads. Its rows go
 // back to the server's version with the next checkpoint.

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS mr_state (
   client_id TEXT NOT NULL,
   tx INTEGER NOT NULL DEFAULT 0,        -- number of the newest local transaction
   target INTEGER NOT NULL DEFAULT 0,    -- the gate: write checkpoint that must be seen before publishing
+  custom INTEGER NOT NULL DEFAULT 0,    -- 1: target is the backend's number; has a meaning while target is one
   seen INTEGER NOT NULL DEFAULT 0,      -- write checkpoint of the newest validated completion
   complete INTEGER NOT NULL DEFAULT 0,  -- op id of the newest validated full completion
   pending INTEGER NOT NULL DEFAULT 0,   -- 1: what is stored is exactly that completion, and it is not published yet
@@ -192,6 +193,16 @@ func (s *store) createTables(ctx context.Context, clientID func() string) error 
 		}
 		if format != formatVersion {
 			return fmt.Errorf("the file has storage format %d, this SDK reads %d: use the SDK that wrote it, or delete the file and sync again", format, formatVersion)
+		}
+		// Files of before custom write checkpoints.
+		var there bool
+		if err := t.row(`SELECT EXISTS (SELECT 1 FROM pragma_table_info('mr_state') WHERE name = 'custom')`).Scan(&there); err != nil {
+			return err
+		}
+		if !there {
+			if err := t.exec(`ALTER TABLE mr_state ADD COLUMN custom INTEGER NOT NULL DEFAULT 0`); err != nil {
+				return err
+			}
 		}
 		return t.exec(`CREATE TEMP TABLE mr_touched (type TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (type, id)) WITHOUT ROWID`)
 	})

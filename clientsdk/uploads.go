@@ -72,7 +72,7 @@ func (e *engine) inspect(a machine.Inspect) machine.UploadEvent {
 	if err != nil {
 		return machine.LocalFailed{Round: a.Round, Err: err}
 	}
-	return machine.Inspected{Round: a.Round, Queued: g.Queued, Head: g.Head, Last: g.Last, Unacknowledged: g.Unacknowledged}
+	return machine.Inspected{Round: a.Round, Queued: g.Queued, Head: g.Head, Last: g.Last, Unacknowledged: g.Unacknowledged, Stream: e.down.Attempt}
 }
 
 // background runs what CancelUpload cancels.

@@ -167,7 +167,7 @@ func TestUplinkInvariants(t *testing.T) {
 					if queued > 0 {
 						head = last - int64(queued) + 1
 					}
-					pending = append(pending, Inspected{a.Round, int64(queued), head, last, unacked})
+					pending = append(pending, Inspected{a.Round, int64(queued), head, last, unacked, 0})
 				case Upload, RequestCheckpoint:
 					if busy {
 						t.Fatal("two calls at a time")

@@ -155,6 +155,7 @@ var upRows = []upRow{
 	{"Inspected, empty, write checkpoint not asked for", nil, Inspected{Round: 7, Last: 9, Unacknowledged: true}},
 	{"Inspected, empty, to be asked for again", func(u *Uplink) { u.Renew = true }, Inspected{Round: 7, Last: 9}},
 	{"Inspected, empty, asked for", nil, Inspected{Round: 7, Last: 9}},
+	{"Inspected, empty after an upload, asked for", func(u *Uplink) { u.Head = 5 }, Inspected{Round: 7, Last: 9}},
 	{"Inspected, empty, but written meanwhile", func(u *Uplink) { u.Again = true }, Inspected{Round: 7, Last: 9}},
 	{"UploadReturned", nil, UploadReturned{7}},
 	{"UploadFailed", nil, UploadFailed{7, errTest}},

@@ -45,8 +45,11 @@ type (
 		Queued, Head int64
 		// Last is the number of the newest entry ever.
 		Last int64
-		// Unacknowledged: no write checkpoint was asked for since the last write.
+		// Unacknowledged: no write checkpoint was asked for since the last write,
+		// nor did the backend give one.
 		Unacknowledged bool
+		// Stream is the one that is open, or was last.
+		Stream int
 	}
 	// UploadReturned: the app's function returned without error.
 	UploadReturned struct{ Round int }
@@ -66,7 +69,8 @@ type (
 		Round int
 		Err   error
 	}
-	// TargetSet: it is stored; Set is false if a write came in between.
+	// TargetSet: it is stored; Set is false if a write came in between, or none is
+	// waited for any more.
 	TargetSet struct {
 		Round int
 		Set   bool
@@ -151,7 +155,8 @@ type Uplink struct {
 	Head int64
 	// Last is the newest entry when the queue was found empty.
 	Last int64
-	// AskedOn is the stream the last write checkpoint was asked for on.
+	// AskedOn is the stream the last write checkpoint was asked for on, or given by
+	// the backend.
 	AskedOn int
 	// Err is the last failure, nil after a success.
 	Err error
@@ -202,7 +207,7 @@ func (u *Uplink) Step(e UploadEvent) []Action {
 		}
 	case TargetSet:
 		if e.Round == u.Round && u.Phase == Settling {
-			return u.settled(e)
+			return u.settled()
 		}
 	case LocalFailed:
 		if e.Round == u.Round && (u.Phase == Checking || u.Phase == Settling) {
@@ -271,24 +276,32 @@ func (u *Uplink) inspected(e Inspected) []Action {
 		u.Phase, u.Head = Uploading, e.Head
 		u.Round++
 		return []Action{Upload{u.Round}}
-	case e.Unacknowledged, u.Renew:
+	case e.Unacknowledged, u.Renew && head == 0:
 		if head != 0 {
 			u.Failures, u.Err = 0, nil
 		}
 		u.Phase, u.Renew, u.Last = Requesting, false, e.Last
 		u.Round++
 		return []Action{RequestCheckpoint{u.Round}}
-	case u.Again:
-		return u.check()
+	}
+	var out []Action
+	if head != 0 {
+		// The backend gave the number: as if it had been asked for on this stream.
+		u.Renew, u.AskedOn = false, e.Stream
+	}
+	if head != 0 || u.Failures > 0 {
+		// What has come since may contain it.
+		out = []Action{PublishPending{}}
+	}
+	if u.Again {
+		return append(out, u.check()...)
 	}
 	u.Phase, u.Failures, u.Err = UploadIdle, 0, nil
-	return nil
+	return out
 }
 
-func (u *Uplink) settled(e TargetSet) []Action {
+func (u *Uplink) settled() []Action {
 	u.Failures, u.Err = 0, nil
-	if !e.Set {
-		return u.check()
-	}
+	// Also if it is not set: a number of the backend may have been reached.
 	return append([]Action{PublishPending{}}, u.check()...)
 }

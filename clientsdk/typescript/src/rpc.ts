@@ -65,7 +65,7 @@ export interface OwnerApi {
   reconnect(): void;
   clear(keepLocal: boolean): void;
   nextTransaction(): { readonly id: bigint; readonly ops: readonly UploadOp[] } | null;
-  completeUpload(tx: bigint): void;
+  completeUpload(tx: bigint, writeCheckpoint?: bigint): void;
   rejectUpload(tx: bigint, reason: string): void;
   uploadQueue(limit: number): readonly UploadEntry[];
   rejectedUploads(limit: number): readonly RejectedUpload[];

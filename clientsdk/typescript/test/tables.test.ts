@@ -102,6 +102,7 @@ const upRows: [name: string, event: UpEvent, setup?: Partial<Uplink>][] = [
   ["Inspected, empty, write checkpoint not asked for", inspected(0, 0n, 9n, true)],
   ["Inspected, empty, to be asked for again", inspected(0, 0n, 9n), { renew: true }],
   ["Inspected, empty, asked for", inspected(0, 0n, 9n)],
+  ["Inspected, empty after an upload, asked for", inspected(0, 0n, 9n), { head: 5n }],
   ["Inspected, empty, but written meanwhile", inspected(0, 0n, 9n), { again: true }],
   ["UploadReturned", { type: "UploadReturned", round: 7 }],
   ["UploadFailed", { type: "UploadFailed", round: 7, error: trouble }],
@@ -115,7 +116,7 @@ const upRows: [name: string, event: UpEvent, setup?: Partial<Uplink>][] = [
 ];
 
 function inspected(queued: number, head: bigint, last: bigint, unacknowledged = false): UpEvent {
-  return { type: "Inspected", round: 7, queued, head, last, unacknowledged };
+  return { type: "Inspected", round: 7, queued, head, last, unacknowledged, stream: 3 };
 }
 
 const up = (phase: UpPhase): Uplink => ({ ...newUplink({ min: 1000, max: 60_000 }, trouble), phase, round: 7, askedOn: 3 });

@@ -357,7 +357,7 @@ export class Millrace<T extends Tables = Tables> {
     if (t === null) return null;
     return {
       ...t,
-      complete: () => this.link.call("completeUpload", [t.id], true),
+      complete: async (writeCheckpoint) => this.link.call("completeUpload", writeCheckpoint === undefined ? [t.id] : [t.id, BigInt(writeCheckpoint)], true),
       reject: (reason) => this.link.call("rejectUpload", [t.id, reason], true),
     };
   }

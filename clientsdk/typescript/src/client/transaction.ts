@@ -45,8 +45,14 @@ export interface UploadTransaction {
    */
   readonly id: bigint;
   readonly ops: readonly UploadOp[];
-  /** Takes it out of the queue: the backend has accepted it durably. Twice is harmless. */
-  complete(): Promise<void>;
+  /**
+   * Takes it out of the queue: the backend has accepted it durably. Twice is
+   * harmless. A backend that applies uploads later gives a number with its
+   * answer (custom write checkpoints): the device waits until the server tells
+   * it of that or a greater one. The number of the transaction that empties the
+   * queue counts; it only grows on a device.
+   */
+  complete(writeCheckpoint?: bigint | string | number): Promise<void>;
   /**
    * Takes it out of the queue because the backend will never accept it. It is
    * kept, with the reason, among the rejected uploads; its rows go back to the

@@ -403,7 +403,7 @@ export class Engine {
     const { store } = this.host;
     switch (a.type) {
       case "Inspect":
-        return this.local(a.round, () => ({ type: "Inspected", round: a.round, ...gateState(store) }));
+        return this.local(a.round, () => ({ type: "Inspected", round: a.round, stream: this.down.attempt, ...gateState(store) }));
       case "Upload":
         this.background(
           (signal) => this.connector.uploadData(signal),

@@ -29,8 +29,10 @@ export type UpEvent =
       readonly queued: number;
       readonly head: bigint;
       readonly last: bigint;
-      /** No write checkpoint was asked for since the last write. */
+      /** No write checkpoint was asked for since the last write, nor did the backend give one. */
       readonly unacknowledged: boolean;
+      /** The stream that is open, or was last. */
+      readonly stream: number;
     }
   | { readonly type: "UploadReturned"; readonly round: number }
   | { readonly type: "UploadFailed"; readonly round: number; readonly error: Error }
@@ -77,7 +79,7 @@ export interface Uplink {
   readonly head: bigint;
   /** The newest entry when the queue was found empty. */
   readonly last: bigint;
-  /** The stream the last write checkpoint was asked for on. */
+  /** The stream the last write checkpoint was asked for on, or given by the backend. */
   readonly askedOn: number;
   readonly error: Error | null;
 }
@@ -141,9 +143,9 @@ const transitions: { readonly [P in UpPhase]: { readonly [T in UpEvent["type"]]:
   },
   settling: {
     ...busy,
-    TargetSet: (s, e) => {
-      const next = check({ ...s, failures: 0, error: null });
-      return e.set ? before({ type: "PublishPending" }, next) : next;
+    TargetSet: (s) => {
+      // Also if it is not set: a number of the backend may have been reached.
+      return before({ type: "PublishPending" }, check({ ...s, failures: 0, error: null }));
     },
     LocalFailed: (s, e) => wait(s, e.error),
   },
@@ -203,10 +205,13 @@ function inspected(s: Uplink, e: EventOf<"Inspected">): UpStep {
     const state: Uplink = { ...fresh, phase: "uploading", head: e.head, round: s.round + 1 };
     return { state, actions: [{ type: "Upload", round: state.round }] };
   }
-  if (e.unacknowledged || s.renew) {
+  if (e.unacknowledged || (s.renew && s.head === 0n)) {
     const state: Uplink = { ...fresh, phase: "requesting", renew: false, last: e.last, round: s.round + 1 };
     return { state, actions: [{ type: "RequestCheckpoint", round: state.round }] };
   }
-  if (s.again) return check({ ...s, head: 0n });
-  return still({ ...s, phase: "idle", head: 0n, failures: 0, error: null });
+  // After an upload the backend gave the number: as if it had been asked for on this stream.
+  const asked: Uplink = s.head === 0n ? s : { ...s, renew: false, askedOn: e.stream, head: 0n };
+  const next = s.again ? check(asked) : still({ ...asked, phase: "idle", failures: 0, error: null });
+  // What has come since may contain it.
+  return s.head !== 0n || s.failures > 0 ? before({ type: "PublishPending" }, next) : next;
 }

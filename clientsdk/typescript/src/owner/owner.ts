@@ -155,7 +155,7 @@ export class Owner {
         this.report({ ...syncedStatus(store), held: false, coveredStreams: 0, pendingUploads: 0 });
       },
       nextTransaction: () => turn.run(() => nextTransaction(store)),
-      completeUpload: (_, tx) => turn.run(() => this.afterQueue(() => completeUpload(store, tx))),
+      completeUpload: (_, tx, writeCheckpoint) => turn.run(() => this.afterQueue(() => completeUpload(store, tx, writeCheckpoint))),
       rejectUpload: (_, tx, reason) => turn.run(() => this.afterQueue(() => rejectUpload(store, tx, reason))),
       uploadQueue: (_, limit) => turn.run(() => uploadQueue(store, limit)),
       rejectedUploads: (_, limit) => turn.run(() => rejectedUploads(store, limit)),

@@ -31,9 +31,16 @@ export function gateState(store: Store): GateState {
 /**
  * Stores the write checkpoint that covers everything written locally up to
  * queue entry last, if one is waited for at all. Ignored, giving false, if
- * something was written since: that write needs a later one.
+ * something was written since: that write needs a later one. Nor does it take
+ * the place of a greater number of the backend, which is asked for anew like any
+ * other: a server that has custom write checkpoints answers with what it has,
+ * which may be less.
  */
 export function setTarget(store: Store, id: bigint, last: bigint): boolean {
   return store.write(true, () =>
-    store.db.run(`UPDATE mr_state SET target = ? WHERE target > seen AND NOT EXISTS (SELECT 1 FROM mr_queue) AND ${LAST} = ?`, id, last) === 1);
+    store.db.run(`UPDATE mr_state SET (target, custom) = (CASE WHEN ${OWN} THEN max(target, ?1) ELSE ?1 END, ${OWN} AND target >= ?1)
+      WHERE target > seen AND NOT EXISTS (SELECT 1 FROM mr_queue) AND ${LAST} = ?2`, id, last) === 1);
 }
+
+/** The target is the backend's number. */
+const OWN = `custom AND target < ${OPEN_TARGET}`;

@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS mr_state (
   client_id TEXT NOT NULL,
   tx INTEGER NOT NULL DEFAULT 0,        -- number of the newest local transaction
   target INTEGER NOT NULL DEFAULT 0,    -- the gate: write checkpoint that must be seen before publishing
+  custom INTEGER NOT NULL DEFAULT 0,    -- 1: target is the backend's number; has a meaning while target is one
   seen INTEGER NOT NULL DEFAULT 0,      -- write checkpoint of the newest validated completion
   complete INTEGER NOT NULL DEFAULT 0,  -- op id of the newest validated full completion
   pending INTEGER NOT NULL DEFAULT 0,   -- 1: what is stored is exactly that completion, and it is not published yet

@@ -1,4 +1,5 @@
 import type { Value } from "../sqlite/connection.js";
+import { OPEN_TARGET } from "./layout.js";
 import type { Store } from "./store.js";
 import { big } from "./store.js";
 
@@ -63,9 +64,21 @@ export function uploadQueue(store: Store, limit: number): UploadEntry[] {
 /** How many entries wait. */
 export const pendingUploads = (store: Store): number => Number(store.db.integer(`SELECT count(*) FROM mr_queue`));
 
-/** Takes a transaction out of the queue: the backend has accepted it. Twice is harmless. */
-export function completeUpload(store: Store, tx: bigint): void {
-  store.write(true, () => store.db.run(`DELETE FROM mr_queue WHERE tx = ?`, tx));
+/**
+ * Takes a transaction out of the queue: the backend has accepted it. Twice is
+ * harmless. If that empties the queue, the gate waits for the number, which the
+ * backend gave; without, one is to be asked for.
+ */
+export function completeUpload(store: Store, tx: bigint, writeCheckpoint?: bigint): void {
+  if (writeCheckpoint !== undefined && (writeCheckpoint <= 0n || writeCheckpoint >= OPEN_TARGET)) {
+    throw new Error(`complete: the write checkpoint is ${writeCheckpoint}, it must be from 1 to ${OPEN_TARGET - 1n}`);
+  }
+  store.write(true, () => {
+    const there = store.db.run(`DELETE FROM mr_queue WHERE tx = ?`, tx) > 0;
+    if (there && writeCheckpoint !== undefined) {
+      store.db.run(`UPDATE mr_state SET target = ?, custom = 1 WHERE NOT EXISTS (SELECT 1 FROM mr_queue)`, writeCheckpoint);
+    }
+  });
 }
 
 /** Takes a transaction out of the queue because the backend will never accept it, and keeps it aside. */

@@ -56,6 +56,10 @@ export class Store {
     this.write(false, () => {
       db.exec(INTERNAL_TABLES);
       db.run(`INSERT INTO mr_state (one, format, client_id) VALUES (1, ?, ?) ON CONFLICT DO NOTHING`, FORMAT, newClientId());
+      // Databases of before custom write checkpoints.
+      if (db.integer(`SELECT count(*) FROM pragma_table_info('mr_state') WHERE name = 'custom'`) === 0n) {
+        db.exec(`ALTER TABLE mr_state ADD COLUMN custom INTEGER NOT NULL DEFAULT 0`);
+      }
     });
     const format = Number(db.integer(`SELECT format FROM mr_state`));
     if (format !== FORMAT) throw new Error(`the database has storage format ${format}, this SDK reads ${FORMAT}: use the SDK that wrote it, or delete the database and sync again`);
