@@ -103,6 +103,10 @@ type SourceColumn struct {
 	// Number is the attribute number: another one under the same name is
 	// another column. 0 if it is not known.
 	Number int16 `json:"number,omitempty"`
+	// Rewrites counts how often its values became others without a row being
+	// told, as by a change of its type. Long values kept before are not its any
+	// more.
+	Rewrites int `json:"rewrites,omitempty"`
 }
 
 // SchemaChange is a change of a source's tables, or of what the rules can read

@@ -172,11 +172,17 @@ func (f *feed) newFrom(tags []string) (ids []millrace.DefinitionID) {
 
 // holdsUp tells whether the rule set being built has to wait for the source: it
 // has not registered its tables, or has not copied them in full, for a definition
-// that is new. A definition that is fed already has the source's rows, so that a
+// that is new. One that has changed is registered when the stream has come to its
+// change. A definition that is fed already has the source's rows, so that a
 // source may be down whose tables only such definitions read.
 func (s *source) holdsUp() bool {
 	if len(s.builds) == 0 {
 		return false
+	}
+	for _, t := range s.tables {
+		if t.outdated {
+			return true
+		}
 	}
 	return !s.opened || slices.ContainsFunc(s.copies, func(c *copyRun) bool { return slices.ContainsFunc(s.builds, c.fills) })
 }

@@ -215,7 +215,7 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 		p.complete(oldKey)
 	}
 	if !complete {
-		e.incomplete(p, b, key, record != nil && !moved)
+		e.incomplete(p, b, key)
 		return nil
 	}
 	c := p.upsert(b, key, p.cells)
@@ -290,24 +290,30 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 }
 
 // incomplete is a row with a long value that neither the message nor what is
-// kept tells. Definitions being built get it when the row is read again; of
-// others it goes, and is listed among the errors. With partly, some of its long
-// values are kept; they may be older than those that the message told.
-func (e *evaluator) incomplete(p *tablePlan, b *batch, key string, partly bool) {
+// kept tells. What does not read the value gets the row. Definitions being built
+// that do get it when the row is read again; of others it goes, and is listed
+// among the errors.
+func (e *evaluator) incomplete(p *tablePlan, b *batch, key string) {
 	for _, c := range p.table.copies {
 		if !c.machine.incomplete(strings.Clone(key)) {
 			c.seen.forget() // it reads pages again
 		}
 	}
-	p.fail(b, key, p.table.isBuilding, "a long value of the row was not told by the source, since it did not change, and is not kept: "+
-		"any update of the row that sets its long columns brings it back")
-	if partly {
-		b.changes = append(b.changes, millrace.Change{
-			Scope: &millrace.Scope{Table: p.table.saved.ID}, Kind: millrace.ChangeUpsert, Key: key, Wide: millrace.WideDrop,
-		})
-		b.bytes += int64(len(key)) + changeOverhead
-		e.loseWide(p, key)
+	given := map[millrace.DefinitionID]bool{}
+	for _, t := range p.targets {
+		t.upsertKnown(b, key, p.cells, given)
 	}
+	p.fail(b, key, func(id millrace.DefinitionID) bool { return given[id] || p.table.isBuilding(id) },
+		"a long value of the row was not told by the source, since it did not change, and is not kept: "+
+			"any update of the row that sets its long columns brings it back")
+	if !p.wide {
+		return
+	}
+	// Only what is known of the row now is kept: the rest of the record may be
+	// older than what the message told.
+	b.changes = append(b.changes, millrace.Change{Scope: &millrace.Scope{Table: p.table.saved.ID}, Kind: millrace.ChangeUpsert, Key: key})
+	b.bytes += int64(len(key)) + changeOverhead
+	e.storeWide(p, b, &b.changes[len(b.changes)-1], key, p.wideRecord(p.cells))
 }
 
 // isBuilding tells whether a definition is filled by an unfinished copy of the
@@ -379,7 +385,7 @@ func (e *evaluator) fill(p *tablePlan, key string) (record []byte, complete bool
 			}
 			asked = true
 		}
-		value, ok, err := wideValue(record, p.columns[i].name)
+		value, ok, err := wideValue(record, p.columns[i].kept)
 		if err != nil {
 			return nil, false, fmt.Errorf("row of %s.%s: %w", p.table.saved.Schema, p.table.saved.Name, err)
 		}
@@ -413,7 +419,7 @@ func (p *tablePlan) othersWide(record []byte, t *pgoutput.Tuple) bool {
 		if !p.cells[i].null && p.columns[i].canMove(len(p.cells[i].text)) {
 			return true
 		}
-		if _, kept, _ := wideValue(record, p.columns[i].name); kept {
+		if _, kept, _ := wideValue(record, p.columns[i].kept); kept {
 			return true
 		}
 	}

@@ -304,6 +304,53 @@ func (t *target) upsert(b *batch, key string, cells []cell) *millrace.Change {
 	return &b.changes[len(b.changes)-1]
 }
 
+// upsertKnown is upsert for the definitions whose columns are known, which are
+// added to given.
+func (t *target) upsertKnown(b *batch, key string, cells []cell, given map[millrace.DefinitionID]bool) {
+	known := map[millrace.DefinitionID]bool{}
+	for _, knows := range []bool{true, false} { // a definition may read the table by several rules
+		for i := range t.evaluations {
+			if e := &t.evaluations[i]; e.knows(cells) == knows {
+				for _, id := range e.ids {
+					known[id] = knows
+				}
+			}
+		}
+	}
+	some := target{scope: &millrace.Scope{Table: t.scope.Table, Shadow: t.scope.Shadow}, subkeys: t.subkeys}
+	unknown := func(id millrace.DefinitionID) bool { return !known[id] }
+	some.scope.Buckets = slices.DeleteFunc(slices.Clone(t.scope.Buckets), unknown)
+	some.scope.Lookups = slices.DeleteFunc(slices.Clone(t.scope.Lookups), unknown)
+	if len(some.scope.Buckets)+len(some.scope.Lookups) == 0 {
+		return
+	}
+	for i := range t.evaluations {
+		if e := t.evaluations[i]; e.knows(cells) {
+			e.ids = slices.Clone(e.ids)
+			for j, id := range e.ids {
+				if unknown(id) {
+					e.ids[j] = 0
+				}
+			}
+			some.evaluations = append(some.evaluations, e)
+		}
+	}
+	for _, id := range slices.Concat(some.scope.Buckets, some.scope.Lookups) {
+		given[id] = true
+	}
+	some.upsert(b, key, cells)
+}
+
+// knows tells whether all columns that the evaluation reads are known.
+func (e *evaluation) knows(cells []cell) bool {
+	for i, needed := range e.needed {
+		if needed && !cells[i].known {
+			return false
+		}
+	}
+	return true
+}
+
 // fail appends a change that leaves the row without output, but in the
 // definitions to skip, where it stays what it is.
 func (t *target) fail(b *batch, key string, skip func(millrace.DefinitionID) bool, message string) {

@@ -3,6 +3,8 @@ package decoder
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/millrace/millrace"
@@ -23,6 +25,9 @@ type planColumn struct {
 	typ     *pgvalue.Type
 	bound   pgvalue.Bound
 	long    bool // its values may be out of line
+	// kept is under what its long values are kept: neither another name of the
+	// column nor another column of its name changes whose they are.
+	kept string
 }
 
 // tablePlan says how rows of a table are evaluated, with the columns in one
@@ -61,6 +66,7 @@ func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types
 		c := &columns[i]
 		c.typ = typeOf(types, c.typeOID)
 		c.bound = pgvalue.BoundOf(c.typ)
+		c.kept = keptAs(t.saved, c.name)
 		// What the table says of its columns' storage may change at any time.
 		c.long = pgvalue.Toastable(c.typ, 'x')
 		if !c.long {
@@ -78,6 +84,19 @@ func newTablePlan(f *feed, o *origin, t *tableState, columns []planColumn, types
 	}
 	p.bind(f, o, want)
 	return p, nil
+}
+
+// keptAs is under what the long values of a column are kept: its number in the
+// table, and how often its values were rewritten.
+func keptAs(t *millrace.SourceTable, name string) string {
+	i := slices.IndexFunc(t.Columns, func(c millrace.SourceColumn) bool { return c.Name == name })
+	switch {
+	case i < 0 || t.Columns[i].Number == 0:
+		return name
+	case t.Columns[i].Rewrites == 0:
+		return strconv.Itoa(int(t.Columns[i].Number))
+	}
+	return fmt.Sprintf("%d.%d", t.Columns[i].Number, t.Columns[i].Rewrites)
 }
 
 func indexOfColumn(columns []planColumn, name string) int {
@@ -153,7 +172,7 @@ func (p *tablePlan) wideRecord(cells []cell) []byte {
 	size := 1
 	for i := range cells {
 		if c := &p.columns[i]; cells[i].known && !cells[i].null && c.canMove(len(cells[i].text)) {
-			size += len(c.name) + len(cells[i].text) + 12
+			size += len(c.kept) + len(cells[i].text) + 12
 		}
 	}
 	if size == 1 || size > maxWideBytes {
@@ -162,7 +181,7 @@ func (p *tablePlan) wideRecord(cells []cell) []byte {
 	b := append(make([]byte, 0, size), wideVersion)
 	for i := range cells {
 		if c := &p.columns[i]; cells[i].known && !cells[i].null && c.canMove(len(cells[i].text)) {
-			b = appendWide(b, c.name, cells[i].text)
+			b = appendWide(b, c.kept, cells[i].text)
 		}
 	}
 	return b

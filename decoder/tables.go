@@ -140,10 +140,28 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table, head 
 	return p, nil
 }
 
-// describeTable is a known table as it is found now.
+// describeTable is a known table as it is found now. Columns of which rows written
+// before have other values than were told are counted on.
 func describeTable(saved *millrace.SourceTable, f *catalog.Table) *millrace.SourceTable {
 	st := f.SourceTable()
 	st.ID, st.Source = saved.ID, saved.Source
+	most := 0
+	for _, c := range saved.Columns {
+		most = max(most, c.Rewrites)
+	}
+	for i := range st.Columns {
+		c := &st.Columns[i]
+		was := slices.IndexFunc(saved.Columns, func(s millrace.SourceColumn) bool { return s.Number == c.Number })
+		switch {
+		case saved.OID != f.OID && len(saved.Columns) > 0:
+			c.Rewrites = most + 1
+		case was >= 0:
+			s := &saved.Columns[was]
+			if c.Rewrites = s.Rewrites; (s.TypeOID != c.TypeOID || s.Type != c.Type) && !sameText(s, &f.Columns[i]) {
+				c.Rewrites++
+			}
+		}
+	}
 	return &st
 }
 

@@ -17,23 +17,23 @@ const (
 	maxWideBytes = 32 << 20 // more is not kept of a row; it cannot be synced anyway
 )
 
-// wideValues is the record of a row's long values: for each the column's name
-// and its text. The text form in which it is kept is
+// wideValues is the record of a row's long values: for each under what its
+// column is kept (keptAs) and its text. The text form in which it is kept is
 //
-//	1 (version), then for each: name length, name, value length, value
+//	1 (version), then for each: key length, key, value length, value
 //
 // with lengths as unsigned varints.
 const wideVersion = 1
 
-func appendWide(b []byte, name string, value []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(len(name)))
-	b = append(b, name...)
+func appendWide(b []byte, key string, value []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(key)))
+	b = append(b, key...)
 	b = binary.AppendUvarint(b, uint64(len(value)))
 	return append(b, value...)
 }
 
 // wideValue finds a column in a record.
-func wideValue(record []byte, name string) (value []byte, ok bool, err error) {
+func wideValue(record []byte, key string) (value []byte, ok bool, err error) {
 	if len(record) == 0 {
 		return nil, false, nil
 	}
@@ -41,14 +41,14 @@ func wideValue(record []byte, name string) (value []byte, ok bool, err error) {
 		return nil, false, fmt.Errorf("kept long values have version %d, this release knows %d", record[0], wideVersion)
 	}
 	for rest := record[1:]; len(rest) > 0; {
-		var n, v []byte
-		if n, rest, ok = lengthPrefixed(rest); !ok {
+		var k, v []byte
+		if k, rest, ok = lengthPrefixed(rest); !ok {
 			return nil, false, errWide
 		}
 		if v, rest, ok = lengthPrefixed(rest); !ok {
 			return nil, false, errWide
 		}
-		if string(n) == name {
+		if string(k) == key {
 			return v, true, nil
 		}
 	}
