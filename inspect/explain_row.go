@@ -77,8 +77,8 @@ func ExplainRow(ctx context.Context, c ExplainConfig, table, id string) (*RowExp
 }
 
 // source is the catalog of a table's source.
-func (c *ExplainConfig) source(t *scannedTable) *SimulationSource {
-	i := slices.IndexFunc(c.Sources, func(s SimulationSource) bool { return s.Name == t.source })
+func (c *ExplainConfig) source(t *scannedTable) *Source {
+	i := slices.IndexFunc(c.Sources, func(s Source) bool { return s.Name == t.source })
 	return &c.Sources[i]
 }
 
@@ -135,7 +135,7 @@ func (s *served) title(definition int) string {
 }
 
 // queries reads the row and asks the rules about it.
-func (x *explainer) queries(ctx context.Context, src *SimulationSource, t *scannedTable, id string) error {
+func (x *explainer) queries(ctx context.Context, src *Source, t *scannedTable, id string) error {
 	keys, err := pgvalue.SplitKey(id, len(t.table.Key))
 	if err != nil {
 		return fmt.Errorf("the key of %s is (%s): give %w", t.name, strings.Join(t.table.KeyColumns(), ", "), err)

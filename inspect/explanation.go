@@ -14,7 +14,7 @@ type ExplainConfig struct {
 	Sidecar string
 	// Sources are those of the sidecar, under their names. To explain a user
 	// none are needed.
-	Sources []SimulationSource
+	Sources []Source
 	// Request is what the user's device asks with; Claims nil means that
 	// nobody in particular is asked about.
 	Request syncrules.Request

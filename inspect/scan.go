@@ -113,7 +113,7 @@ func (s *scanner) close() {
 }
 
 // bind prepares the evaluation of a table; nil if it cannot be synced.
-func (s *scanner) bind(c *SimulationConfig, src *SimulationSource, found *catalog.Table, uses func(schema, table string) bool) *scannedTable {
+func (s *scanner) bind(c *SimulationConfig, src *Source, found *catalog.Table, uses func(schema, table string) bool) *scannedTable {
 	t := &scannedTable{source: src.Name, name: found.TableName.String(), table: found}
 	if len(c.Sources) > 1 {
 		t.name = src.Name + "." + t.name

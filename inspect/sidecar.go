@@ -86,7 +86,7 @@ func (s *sidecar) served(ctx context.Context) (*served, error) {
 }
 
 // name gives a single source the name that the sidecar has for its only one.
-func (s *sidecar) name(ctx context.Context, sources []SimulationSource) error {
+func (s *sidecar) name(ctx context.Context, sources []Source) error {
 	if len(sources) != 1 {
 		return nil
 	}

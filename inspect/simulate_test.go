@@ -70,7 +70,7 @@ func (d *database) config(rules, claims string) SimulationConfig {
 	return SimulationConfig{
 		Rules:   compiled,
 		Request: syncrules.Request{Claims: []byte(claims), IncludeDefaults: true},
-		Sources: []SimulationSource{{Name: "main", Tags: []string{"main", "default"}, Catalog: server}},
+		Sources: []Source{{Name: "main", Tags: []string{"main", "default"}, Catalog: server}},
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/millrace/millrace/syncrules"
 )
 
-// SimulationSource is a source whose rows a simulation reads.
-type SimulationSource struct {
+// Source is a source whose rows are read.
+type Source struct {
 	Name string // of the configuration, for messages
 	// Tags are the connection tags of the rules that mean this source.
 	Tags    []string
@@ -19,7 +19,7 @@ type SimulationSource struct {
 type SimulationConfig struct {
 	Rules   *syncrules.Rules
 	Request syncrules.Request
-	Sources []SimulationSource
+	Sources []Source
 	// MaxBuckets is the limit of the relay (relay.max_buckets_per_user).
 	// Defaults to 10000.
 	MaxBuckets int

@@ -13,7 +13,7 @@ type VerifyConfig struct {
 	// Sidecar is the connection string of the sidecar.
 	Sidecar string
 	// Sources are those of the sidecar, under their names.
-	Sources []SimulationSource
+	Sources []Source
 	// Bucket, if not empty, is the one bucket to verify: its wire name or its
 	// logical name.
 	Bucket string

@@ -339,13 +339,12 @@ func (a *api) explainRow(ctx context.Context, body []byte) (any, error) {
 		return nil, badRequest(`table and id are needed, as {"table": "todos", "id": "…"}`)
 	}
 	c := q.config(a)
-	var s inspect.SimulationConfig
-	closeAll, err := openSources(ctx, &s, a.cfg.Sources)
+	sources, closeAll, err := connectSources(ctx, a.cfg.Sources)
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll()
-	c.Sources = s.Sources
+	c.Sources = sources
 	x, err := inspect.ExplainRow(ctx, c, q.Table, q.ID)
 	if err != nil {
 		return nil, badRequest("%s", redact(err.Error()))

@@ -116,9 +116,12 @@ Exit code 1 if the row is in no bucket, or the user does not get it.`,
 }
 
 func explainSources(ctx context.Context, c *inspect.ExplainConfig, f *explainFlags) (func(), error) {
-	var s inspect.SimulationConfig
-	closeAll, err := simulationSources(ctx, &s, "", f.config, f.data)
-	c.Sources = s.Sources
+	chosen, err := chooseSources("", f.config, f.data)
+	if err != nil {
+		return nil, err
+	}
+	var closeAll func()
+	c.Sources, closeAll, err = connectSources(ctx, chosen.list)
 	return closeAll, err
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/millrace/millrace/config"
-	"github.com/millrace/millrace/decoder/catalog"
-	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/inspect"
 	"github.com/millrace/millrace/syncrules"
 )
@@ -58,8 +54,13 @@ development servers. Exit code 1 if something would keep rows from the user.`,
 					return usage(fmt.Errorf("--stream %s: %s has no stream of this name", s.Stream, args[0]))
 				}
 			}
-			closeAll, err := simulationSources(cmd.Context(), c, source, file, data)
+			chosen, err := chooseSources(source, file, data)
 			if err != nil {
+				return err
+			}
+			c.MaxBuckets = chosen.maxBuckets
+			var closeAll func()
+			if c.Sources, closeAll, err = connectSources(cmd.Context(), chosen.list); err != nil {
 				return err
 			}
 			defer closeAll()
@@ -136,52 +137,6 @@ func jsonObject(flag, text string) ([]byte, error) {
 		return nil, fmt.Errorf(`%s is not a JSON object such as {"sub":"alice"}`, flag)
 	}
 	return []byte(text), nil
-}
-
-// simulationSources connects to the sources; what it returns closes them.
-func simulationSources(ctx context.Context, c *inspect.SimulationConfig, source, file, data string) (closeAll func(), err error) {
-	var list []config.Source
-	switch {
-	case source != "" && file != "":
-		return nil, usage(errors.New("--source and -c exclude each other"))
-	case source != "":
-		list = []config.Source{{Name: "source", URI: config.URI(source), Tags: []string{"default"}}}
-	case file != "":
-		cfg, err := loadConfig(file)
-		if err != nil {
-			return nil, err
-		}
-		c.MaxBuckets = int(cfg.Relay.MaxBucketsPerUser)
-		list = cfg.Sources
-		if len(list) == 0 {
-			return nil, usage(fmt.Errorf("%s has no sources: name a database with --source", file))
-		}
-	default:
-		dev, err := devserver.ReadDevFile(data)
-		if err != nil {
-			return nil, usage(fmt.Errorf("which source? Name a database with --source or a configuration with -c: %w", err))
-		}
-		list = []config.Source{{Name: "source", URI: config.URI(dev.SourceURI), Tags: []string{"default"}}}
-	}
-	return openSources(ctx, c, list)
-}
-
-// openSources connects to sources; what it returns closes them.
-func openSources(ctx context.Context, c *inspect.SimulationConfig, list []config.Source) (closeAll func(), err error) {
-	closeAll = func() {
-		for _, s := range c.Sources {
-			s.Catalog.Close()
-		}
-	}
-	for _, w := range list {
-		server, err := catalog.Connect(ctx, catalog.Config{URI: string(w.URI), Publication: w.Publication})
-		if err != nil {
-			closeAll()
-			return nil, err
-		}
-		c.Sources = append(c.Sources, inspect.SimulationSource{Name: w.Name, Tags: w.Tags, Catalog: server})
-	}
-	return closeAll, nil
 }
 
 // mostBuckets is how many buckets and lookups are shown to a person.

@@ -40,13 +40,15 @@ Exit code 1 if a bucket differs.`,
 			if c.Sidecar, err = sidecarURI(config, data); err != nil {
 				return err
 			}
-			var sources inspect.SimulationConfig
-			closeAll, err := simulationSources(cmd.Context(), &sources, "", config, data)
+			chosen, err := chooseSources("", config, data)
 			if err != nil {
 				return err
 			}
+			var closeAll func()
+			if c.Sources, closeAll, err = connectSources(cmd.Context(), chosen.list); err != nil {
+				return err
+			}
 			defer closeAll()
-			c.Sources = sources.Sources
 			bar := newProgress(env.stderr)
 			c.Progress = func(p inspect.SimulationProgress) {
 				bar.report("comparing "+p.For+" with "+p.Table, p.Rows, p.Estimate)
