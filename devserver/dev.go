@@ -262,13 +262,7 @@ func writeNew(path, content string) error {
 
 // configure is the millrace.yaml of the development servers.
 func (d *dev) configure() (*config.Config, error) {
-	cfg := config.Default()
-	cfg.Sources = []config.Source{{
-		Name: "main", URI: config.URI(d.source.URI(sourceDatabase)),
-		Slot: "millrace_main", Publication: "millrace",
-	}}
-	cfg.Sidecar.URI = config.URI(d.sidecar.URI(sidecarDatabase))
-	cfg.Rules = d.rules
+	cfg := databases(d.source.URI(sourceDatabase), d.sidecar.URI(sidecarDatabase), d.rules)
 	cfg.Decoder.SpoolDir = d.home.path(spoolName)
 	cfg.WriteCheckpointSources = []string{"main"}
 	cfg.Relay.Listen = d.Listener.Addr().String()
@@ -279,8 +273,21 @@ func (d *dev) configure() (*config.Config, error) {
 		return nil, err
 	}
 	cfg.Auth.Keys = []config.JWK{config.JWK(jwk)}
-	return &cfg, nil
+	return cfg, nil
 }
+
+// databases is the part of a configuration that says what is synced.
+func databases(source, sidecar, rules string) *config.Config {
+	cfg := config.Default()
+	cfg.Sources = []config.Source{{Name: "main", Tags: []string{"main", "default"}, URI: config.URI(source), Slot: "millrace_main", Publication: "millrace"}}
+	cfg.Sidecar.URI = config.URI(sidecar)
+	cfg.Rules = rules
+	return &cfg
+}
+
+// Config is the configuration of the servers, as far as the file tells it: their
+// databases and rules.
+func (f DevFile) Config() *config.Config { return databases(f.SourceURI, f.SidecarURI, f.Rules) }
 
 // announce waits for the first checkpoint with rules in force, then tells
 // people and scripts.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace/millrace/config"
 	"github.com/millrace/millrace/decoder/catalog"
+	"github.com/millrace/millrace/devserver"
 	"github.com/millrace/millrace/inspect/doctor"
 	"github.com/millrace/millrace/relay/auth"
 	"github.com/millrace/millrace/syncrules"
@@ -18,9 +19,10 @@ import (
 
 func newDoctor(env *environment) *cobra.Command {
 	var (
-		file, relay, token string
-		timeout            time.Duration
-		asJSON             bool
+		file, data   string
+		relay, token string
+		timeout      time.Duration
+		asJSON       bool
 	)
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -30,12 +32,16 @@ here to the relay, and say what is wrong, each with the exact SQL or setting tha
 cures it. Amazon RDS and Aurora, Cloud SQL, Supabase, Neon and Azure are known by their signs
 and get their own cures. Nothing is changed.
 
+Looked at are those of the configuration -c, or of millrace.yaml if it is there,
+else the development servers.
+
 Exit code 1 if anything is fatal, 3 if something cannot be reached.`,
 		Example: `  millrace doctor -c millrace.yaml
-  millrace doctor -c millrace.yaml --url https://sync.example.com --json`,
+  millrace doctor -c millrace.yaml --url https://sync.example.com --json
+  millrace doctor --data .millrace`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(file)
+			cfg, err := examinedConfig(&file, data, cmd.Flags().Changed("config"))
 			if err != nil {
 				return err
 			}
@@ -50,7 +56,7 @@ Exit code 1 if anything is fatal, 3 if something cannot be reached.`,
 			rules, broken := doctorRules(cfg)
 			c.Sources = doctorSources(cfg, rules)
 			if relay != "" && token == "" {
-				if key, err := signingKey(file, ""); err == nil {
+				if key, err := signingKey(file, data); err == nil {
 					if c.Token, err = key.Sign("millrace-doctor", nil, time.Minute, time.Now()); err != nil {
 						return err
 					}
@@ -81,11 +87,29 @@ Exit code 1 if anything is fatal, 3 if something cannot be reached.`,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&file, "config", "c", defaultConfig, "the configuration file")
+	f.StringVar(&data, "data", ".millrace", "folder of the development servers, without -c and without "+defaultConfig)
 	f.StringVar(&relay, "url", "", "address clients use: look at the way to the relay as well")
 	f.StringVar(&token, "token", "", "a valid token for --url (default: signed with a key of type oct of the configuration)")
 	f.DurationVar(&timeout, "timeout", 15*time.Second, "how long each look may take")
 	f.BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return cmd
+}
+
+// examinedConfig is the configuration to look at: that of the file if it was
+// named or is there, else that of the development servers, for which file
+// becomes empty.
+func examinedConfig(file *string, data string, named bool) (*config.Config, error) {
+	if !named && os.Getenv("MILLRACE_SIDECAR_URI") == "" {
+		if _, err := os.Stat(*file); errors.Is(err, os.ErrNotExist) {
+			dev, err := devserver.ReadDevFile(data)
+			if err != nil {
+				return nil, usage(fmt.Errorf("there is no %s: %w", *file, err))
+			}
+			*file = ""
+			return dev.Config(), nil
+		}
+	}
+	return loadConfig(*file)
 }
 
 // doctorRules compiles the configured rules; nil with a finding if they are not
