@@ -132,6 +132,7 @@ func FuzzCompile(f *testing.F) {
 		if rules != nil {
 			exercise(t, rules, "text", 7, 1.5)
 			rules.Check(demoTables)
+			rules.ClientTables(demoTables)
 			again, _ := Compile("f", src)
 			if again == nil || !slices.Equal(again.Definitions(), rules.Definitions()) {
 				t.Fatal("compiles to other definitions the second time")

@@ -32,7 +32,7 @@ const Unpublished = "MR1014"
 // that the rules name: more of them make better hints. The result is sorted by
 // position; nothing in it is fatal.
 func Names(r Rules, tags []string, tables []catalog.Table) syncrules.Diagnostics {
-	return r.Compiled.Check(known(r.Compiled, tags, tables), tags...)
+	return r.Compiled.Check(Tables(r.Compiled, tags, tables), tags...)
 }
 
 // Source is Names, and what the catalog finds wrong with each table at the
@@ -60,8 +60,9 @@ func Sort(list syncrules.Diagnostics) {
 	})
 }
 
-// known describes the tables in the rules' terms, under each tag.
-func known(rules *syncrules.Rules, tags []string, tables []catalog.Table) []syncrules.Table {
+// Tables describes tables of a source in the rules' terms, under each of the tags
+// that mean it.
+func Tables(rules *syncrules.Rules, tags []string, tables []catalog.Table) []syncrules.Table {
 	custom := rules.Options().CustomPostgresTypes
 	var list []syncrules.Table
 	for i := range tables {
