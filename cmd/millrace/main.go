@@ -121,6 +121,7 @@ func newRoot(env *environment) *cobra.Command {
 		newValidate(env),
 		newSimulate(env), newVerify(env), newExplain(env), newRemains(env),
 		newRules(env),
+		newGen(env),
 		newToken(env),
 		newDoctor(env),
 		newSidecar(env),
