@@ -11,7 +11,7 @@ PARALLEL ?= 2
 FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test soak bench bench-relay bench-sql bench-browser check fmt fuzz clean screenshots
+.PHONY: help build app demo test soak bench bench-relay bench-sql bench-truncate bench-browser check fmt fuzz clean screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ bench-relay: go ## one process with 10,000 clients: memory, fan-out, catch-up
 
 bench-sql: go ## times of the sidecar's views and functions (MILLRACE_BENCH_OPS=1000000)
 	@$(GO) test ./store -run '^$$' -bench Surface -benchtime 5x -timeout 2h $(ARGS)
+
+bench-truncate: ## a TRUNCATE of small tables, through memory and set-based: time, WAL, oids
+	@$(GO) test ./store -run '^$$' -bench Truncate -benchtime 50x $(ARGS)
 
 bench-browser: build ## a first sync in Chromium, beside the official web client
 	@.ci/need postgres

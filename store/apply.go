@@ -279,12 +279,17 @@ func (w *Writer) remove(row *rowState, definition millrace.DefinitionID, o *outp
 	f.ops.null()
 	f.ops.end(at)
 
-	e := &f.ended
+	w.end(row, definition, o)
+}
+
+// end notes that a row's output ended with the newest op id.
+func (w *Writer) end(row *rowState, definition millrace.DefinitionID, o *output) {
+	e := &w.flush.ended
 	e.row(9)
 	e.int32(int32(definition))
 	e.int32(int32(row.table))
 	e.text(row.key)
-	e.int64(int64(f.op))
+	e.int64(int64(w.flush.op))
 	e.int64(int64(o.since))
 	e.int64(int64(o.bucket))
 	e.text(o.typ)

@@ -323,8 +323,9 @@ func TestHistoryMatchesModel(t *testing.T) {
 		{PieceBytes: 1},                 // every change is a piece
 		{PieceBytes: 700, CacheRows: 4}, // some are
 		{SuppressUnchanged: true},
+		{smallTable: 1}, // nearly every truncated table is emptied set-based
 	} {
-		t.Run(fmt.Sprintf("piece=%d,cache=%d,suppress=%t", opts.PieceBytes, opts.CacheRows, opts.SuppressUnchanged), func(t *testing.T) {
+		t.Run(fmt.Sprintf("piece=%d,cache=%d,suppress=%t,small=%d", opts.PieceBytes, opts.CacheRows, opts.SuppressUnchanged, opts.smallTable), func(t *testing.T) {
 			x := newWorld(t, opts)
 			x.castShadows(t)
 			m := model{}

@@ -56,6 +56,9 @@ func (w *Writer) replace(ctx context.Context, scope *millrace.Scope, kind millra
 			return err
 		}
 	}
+	if kind == millrace.ChangeTruncate && !w.hasErrors[scope.Table] {
+		return nil
+	}
 	definitions := list(slices.Concat(scope.Buckets, scope.Lookups, scope.Events))
 	w.hasErrors[scope.Table] = true
 	return w.exec(ctx, "replace the errors of a table", `
@@ -123,16 +126,9 @@ type replacement struct {
 }
 
 func (r replacement) run(ctx context.Context) error {
-	if r.shadow == 0 {
-		// A table is truncated empty more often than not.
-		var there bool
-		err := r.w.conn.QueryRow(ctx, fmt.Sprintf(`SELECT EXISTS (SELECT FROM millrace.row_state WHERE definition = %d AND source_table = %d)`, r.definition, r.table),
-			pgx.QueryExecModeSimpleProtocol).Scan(&there)
-		if err != nil {
-			return r.w.failure("look for rows of a truncated table", err)
-		}
-		if !there {
-			return nil
+	if r.shadow == 0 { // as most truncated tables, it may have nothing or little
+		if done, err := r.emptySmall(ctx); done || err != nil {
+			return err
 		}
 	}
 	for _, step := range []func(context.Context) error{r.gather, r.chooseClears, r.clear, r.removeRest, r.put, r.restate, r.noteChanged} {

@@ -67,7 +67,8 @@ type Options struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	dropPoll time.Duration // between looks for retired definitions
+	dropPoll   time.Duration // between looks for retired definitions
+	smallTable int           // outputs of a table that is emptied through memory
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -81,6 +82,9 @@ func (o Options) withDefaults() (Options, error) {
 	set(&o.dropPoll, dropPoll)
 	set(&o.Heartbeat, DefaultHeartbeat)
 	set(&o.LeaderSilence, DefaultLeaderSilence)
+	if o.smallTable == 0 {
+		o.smallTable = smallTable
+	}
 	if o.PieceBytes == 0 {
 		o.PieceBytes = DefaultPieceBytes
 	}
