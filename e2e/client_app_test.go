@@ -15,12 +15,13 @@ import (
 
 // app is a source with an app's own tables and rules, served by the binary.
 type app struct {
-	t         testing.TB
-	sourceURI string
-	url       string
-	key       devserver.Key
-	config    string // path of millrace.yaml, beside sync.yaml
-	process   *process
+	t          testing.TB
+	sourceURI  string
+	sidecarURI string
+	url        string
+	key        devserver.Key
+	config     string // path of millrace.yaml, beside sync.yaml
+	process    *process
 }
 
 // newApp serves rules from a source made by SQL; all roles are in one process.
@@ -28,7 +29,7 @@ type app struct {
 func newApp(t testing.TB, schema, rules, more string) *app {
 	t.Helper()
 	server := pgtest.Shared(t)
-	a := &app{t: t, sourceURI: server.Database(t)}
+	a := &app{t: t, sourceURI: server.Database(t), sidecarURI: server.Database(t)}
 	execSQL(t, a.sourceURI, schema)
 	dir := t.TempDir()
 	var err error
@@ -42,7 +43,7 @@ func newApp(t testing.TB, schema, rules, more string) *app {
 	address := freeAddress(t)
 	a.config, a.url = filepath.Join(dir, "millrace.yaml"), "http://"+address
 	text := fmt.Sprintf("sources:\n  - {name: main, uri: %q, slot: millrace_e2e_%d}\nsidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\nrelay:\n  listen: %q\n%s",
-		a.sourceURI, slots.Add(1), server.Database(t), jwk, address, more)
+		a.sourceURI, slots.Add(1), a.sidecarURI, jwk, address, more)
 	for name, content := range map[string]string{a.config: text, filepath.Join(dir, "sync.yaml"): rules} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)

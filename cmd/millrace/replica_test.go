@@ -117,11 +117,19 @@ func TestSA31_RelayOnReplica(t *testing.T) {
 	s.exec(t, `UPDATE todos SET title = 'not on the replica yet' WHERE id = $1`, explainedTodo)
 	s.catchUp(t, "alice", alice)
 	at := alice.At
+	// A device that begins there meanwhile gets an older state, and all of it: the
+	// client compares every sum with the ops it was sent.
+	fresh := relaytest.Dial(t, url, relaytest.Token("alice", time.Hour), relaytest.Request("alice-fresh"), nil)
+	fresh.Until(1)
+	if got := titlesOf(t, fresh)[explainedTodo]; got != "seen by the replica" || fresh.At >= at || len(titlesOf(t, fresh)) != len(titlesOf(t, alice)) {
+		t.Errorf("the relay of the replica gives %q at %d; the primary is at %d", got, fresh.At, at)
+	}
 	alice.Close()
 	alice = relaytest.Dial(t, url, relaytest.Token("alice", time.Hour), relaytest.Request("alice-device"), alice)
 	replay(`SELECT pg_wal_replay_resume()`)
 	s.exec(t, `UPDATE todos SET title = 'and on' WHERE id = $1`, explainedTodo)
 	s.catchUp(t, "alice", alice)
+	s.catchUp(t, "alice", fresh)
 	if alice.At <= at {
 		t.Errorf("checkpoint %d after %d", alice.At, at)
 	}
