@@ -69,17 +69,20 @@ func hasPrefix(names map[string]bool, prefix string) bool {
 	return false
 }
 
-// Each acceptance scenario of the source side has a test that carries its number.
-func TestReplicationScenariosAreTested(t *testing.T) {
+// Each acceptance scenario, of the source side (RA) and of the sidecar (SA), has a test
+// that carries its number.
+func TestScenariosAreTested(t *testing.T) {
 	names := tests(t)
-	for n := 1; n <= 56; n++ {
-		number := regexp.MustCompile(fmt.Sprintf(`^Test(RA\d\d_)*RA%02d_`, n))
-		found := false
-		for name := range names {
-			found = found || number.MatchString(name)
-		}
-		if !found {
-			t.Errorf("no test carries the number RA%02d", n)
+	for kind, last := range map[string]int{"RA": 56, "SA": 45} {
+		for n := 1; n <= last; n++ {
+			number := regexp.MustCompile(fmt.Sprintf(`^Test([RS]A\d\d_)*%s%02d_`, kind, n))
+			found := false
+			for name := range names {
+				found = found || number.MatchString(name)
+			}
+			if !found {
+				t.Errorf("no test carries the number %s%02d", kind, n)
+			}
 		}
 	}
 }
