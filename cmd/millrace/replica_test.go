@@ -64,7 +64,7 @@ func TestSA31_RelayOnReplica(t *testing.T) {
 	if err := migrations.Up(t.Context(), string(s.cfg.Sidecar.URI)); err != nil {
 		t.Fatal(err)
 	}
-	standby := primary.Standby(t)
+	standby := primary.Standby(t, nil)
 	// The database has the same name on both.
 	u, err := pgx.ParseConfig(string(s.cfg.Sidecar.URI))
 	if err != nil {
