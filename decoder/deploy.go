@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -78,10 +79,19 @@ func renewRules(ctx context.Context, c *Config, r Registry) error {
 // means tells whether a rule set was deployed with the meaning of the rules.
 func means(s *millrace.RuleSet, rules *syncrules.Rules) bool {
 	hashes := s.Hashes()
-	return !slices.ContainsFunc(rules.Definitions(), func(d syncrules.Definition) bool {
-		hash, _, _ := strings.Cut(hashes[d.Key], "~") // it lost its history
-		return hash != d.Hash
-	})
+	return !slices.ContainsFunc(rules.Definitions(), func(d syncrules.Definition) bool { return plainHash(hashes[d.Key]) != d.Hash })
+}
+
+// sameMeaning tells whether two rule sets were deployed from one content by releases
+// that give it one meaning.
+func sameMeaning(a, b *millrace.RuleSet) bool {
+	return a.Content == b.Content && maps.EqualFunc(a.Hashes(), b.Hashes(), func(x, y string) bool { return plainHash(x) == plainHash(y) })
+}
+
+// plainHash is the hash of a definition that did not lose its history.
+func plainHash(hash string) string {
+	plain, _, _ := strings.Cut(hash, "~")
+	return plain
 }
 
 // definitionsOf are the definitions of compiled rules as they are deployed.

@@ -99,3 +99,19 @@ func TestDeployOfAnotherMeaning(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// TestRollBackToAnotherMeaning: a rule set of the same content is gone back to if it
+// means something else, and not if it is the same with a history that was lost.
+func TestRollBackToAnotherMeaning(t *testing.T) {
+	set := func(id millrace.RuleSetID, state millrace.RuleSetState, hash string) millrace.RuleSet {
+		return millrace.RuleSet{ID: id, Content: twoBuckets, State: state, ActiveFrom: millrace.OpID(id),
+			Definitions: []millrace.Definition{{ID: millrace.DefinitionID(id), Kind: millrace.BucketDefinition, Key: "bucket:a", Hash: hash}}}
+	}
+	for hash, back := range map[string]bool{"former": true, "present": false, "present~1": false} {
+		sets := []millrace.RuleSet{set(1, millrace.RuleSetRetired, hash), set(2, millrace.RuleSetActive, "present")}
+		a := decideRequest(&millrace.RuleRequest{ID: 1, Kind: millrace.RequestRollback}, sets)
+		if back != (a.Deploy != nil && a.RollsBack == 1 && a.Deploy.Definitions[0].Hash == hash) || back == a.Refused {
+			t.Errorf("hash %s: %+v", hash, a)
+		}
+	}
+}

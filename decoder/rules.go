@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/syncrules"
@@ -106,7 +105,7 @@ func decideRollback(a *millrace.RuleAnswer, target millrace.RuleSetID, sets []mi
 	var back *millrace.RuleSet
 	for i := range sets {
 		s := &sets[i]
-		if s.State != millrace.RuleSetRetired || target != 0 && s.ID != target || target == 0 && s.Content == active.Content {
+		if s.State != millrace.RuleSetRetired || target != 0 && s.ID != target || target == 0 && sameMeaning(s, active) {
 			continue
 		}
 		if back == nil || s.ActiveFrom > back.ActiveFrom {
@@ -123,7 +122,7 @@ func decideRollback(a *millrace.RuleAnswer, target millrace.RuleSetID, sets []mi
 		for i := range a.Deploy.Definitions {
 			// A definition that lost the history of a source has successors.
 			d := &a.Deploy.Definitions[i]
-			d.Hash, _, _ = strings.Cut(d.Hash, "~")
+			d.Hash = plainHash(d.Hash)
 		}
 		a.RollsBack, a.Message = back.ID, fmt.Sprintf("rolled back to rule set %d", back.ID)
 	}

@@ -8,10 +8,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/millrace/millrace/migrations"
 )
+
+// nextBuild is held while the next release is built, once for all tests.
+var nextBuild sync.Mutex
 
 // nextRelease builds the release after this one, as it might be:
 //
@@ -23,6 +27,12 @@ import (
 // The sources stay as they are: the compiler is given other files in their place.
 func nextRelease(t *testing.T) (path string) {
 	t.Helper()
+	nextBuild.Lock()
+	defer nextBuild.Unlock()
+	path = filepath.Join(scratch, "millrace-next")
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
 	root, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +99,6 @@ func louder(e *env, args []millrace.Value) millrace.Value {
 		t.Fatal(err)
 	}
 	put("overlay.json", string(list))
-	path = filepath.Join(dir, "millrace-next")
 	cmd := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", path, "github.com/millrace/millrace/cmd/millrace")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the next release: %v\n%s", err, out)

@@ -35,7 +35,7 @@ type upgrade struct {
 	t                     *testing.T
 	sourceURI, sidecarURI string
 	old, next             string // binaries
-	decoding              string // configuration of decoders
+	config                string // of all processes
 	relays                []string
 	key                   devserver.Key
 
@@ -44,7 +44,8 @@ type upgrade struct {
 	errors []error
 }
 
-func newUpgrade(t *testing.T) *upgrade {
+// newUpgrade has more lines of the configuration.
+func newUpgrade(t *testing.T, more string) *upgrade {
 	old, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -61,34 +62,29 @@ func newUpgrade(t *testing.T) *upgrade {
 	if err := os.WriteFile(filepath.Join(dir, "sync.yaml"), []byte(upgradeRules), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	u.decoding = u.config(dir, fmt.Sprintf("sources: [{name: main, uri: %q, slot: millrace_e2e_%d}]\n", u.sourceURI, slots.Add(1)), "decoder")
-	return u
-}
-
-func (u *upgrade) config(dir, sources, name string) string {
-	u.t.Helper()
 	jwk, err := u.key.JWK()
 	if err != nil {
-		u.t.Fatal(err)
+		t.Fatal(err)
 	}
-	path := filepath.Join(dir, name+".yaml")
-	text := fmt.Sprintf("%ssidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\n", sources, u.sidecarURI, jwk)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		u.t.Fatal(err)
+	u.config = filepath.Join(dir, "millrace.yaml")
+	text := fmt.Sprintf("sources: [{name: main, uri: %q, slot: millrace_e2e_%d}]\nsidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\n%s",
+		u.sourceURI, slots.Add(1), u.sidecarURI, jwk, more)
+	if err := os.WriteFile(u.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	return path
+	return u
 }
 
 func (u *upgrade) decoder(release, name string) *process {
 	u.t.Helper()
-	return startBinary(u.t, release, name, "serve", "-c", u.decoding, "--role", "decoder", "--migrate")
+	return startBinary(u.t, release, name, "serve", "-c", u.config, "--role", "decoder", "--migrate")
 }
 
 // relay starts a relay, which clients that ask for one will find.
 func (u *upgrade) relay(release, name string) *process {
 	u.t.Helper()
 	address := freeAddress(u.t)
-	p := startBinary(u.t, release, name, "serve", "-c", u.decoding, "--role", "relay", "--listen", address)
+	p := startBinary(u.t, release, name, "serve", "-c", u.config, "--role", "relay", "--listen", address)
 	u.mu.Lock()
 	u.relays = append(u.relays, "http://"+address)
 	u.mu.Unlock()
@@ -189,6 +185,18 @@ func (u *upgrade) waits(what string, check func() error) {
 	})
 }
 
+// inForce waits until a rule set is in force, and no other is fed.
+func (u *upgrade) inForce(set int) {
+	u.t.Helper()
+	u.waits(fmt.Sprintf("rule set %d is in force alone", set), func() error {
+		got, err := tryQuery[string](u.sidecarURI, `SELECT coalesce(string_agg(id || ' ' || state, ', ' ORDER BY id), '') FROM millrace.rule_sets WHERE state IN ('building', 'active', 'retired')`)
+		if err == nil && got != fmt.Sprintf("%d active", set) {
+			err = errors.New(got)
+		}
+		return err
+	})
+}
+
 func (u *upgrade) leader(fence int64) func() error {
 	return func() error {
 		now, err := tryQuery[int64](u.sidecarURI, `SELECT fence FROM millrace.head`)
@@ -215,15 +223,10 @@ func (u *upgrade) logs(p *process, text string) {
 // the meaning it had, builds the successor of what it gives another meaning, and
 // switches. Nobody loses anything, and only what changed is sent again.
 func TestRollingUpgrade(t *testing.T) {
-	u := newUpgrade(t)
+	t.Parallel()
+	u := newUpgrade(t, "")
 	oldDecoder := u.decoder(u.old, "old-decoder")
-	u.waits("rules in force", func() error {
-		n, err := tryQuery[int](u.sidecarURI, `SELECT count(*) FROM millrace.rule_sets WHERE state = 'active'`)
-		if err == nil && n == 0 {
-			err = errors.New("not yet")
-		}
-		return err
-	})
+	u.inForce(1)
 	oldRelay := u.relay(u.old, "old-relay")
 	a, b := u.device("a"), u.device("b")
 	u.arrives("before", "first", "", a, b)
@@ -234,11 +237,11 @@ func TestRollingUpgrade(t *testing.T) {
 	go func() { defer close(written); u.write(writing) }()
 
 	// The newer release migrates beside what runs.
-	if out, errOut, code := runBinary(t, u.next, "migrate", "up", "-c", u.decoding); code != 0 {
+	if out, errOut, code := runBinary(t, u.next, "migrate", "up", "-c", u.config); code != 0 {
 		t.Fatalf("migrate up of the next release ends with %d:\n%s%s", code, out, errOut)
 	}
 	u.arrives("migrated", "second", "", a, b)
-	out, errOut, code := run(t, "migrate", "status", "-c", u.decoding)
+	out, errOut, code := run(t, "migrate", "status", "-c", u.config)
 	if want := fmt.Sprintf("at migration %d. This release knows %d, and works with it.", migrations.Latest+1, migrations.Latest); code != 0 || !strings.Contains(out, want) {
 		t.Errorf("migrate status of the older release ends with %d:\n%s%s", code, out, errOut)
 	}
@@ -321,4 +324,43 @@ func TestRollingUpgrade(t *testing.T) {
 			t.Errorf("%s ended", p.name)
 		}
 	}
+}
+
+// TestRollBackAnUpgrade: after the switch to what the newer release means, the rules
+// are rolled back; then the older release works again, on the newer schema.
+func TestRollBackAnUpgrade(t *testing.T) {
+	t.Parallel()
+	u := newUpgrade(t, "rules_keep: 1s\n")
+	old := u.decoder(u.old, "old-decoder")
+	u.inForce(1)
+	u.relay(u.old, "old-relay")
+	a := u.device("a")
+	u.arrives("before", "first", "", a)
+	old.terminate(t, startTimeout)
+
+	// Kept long enough to go back to; the file is read at the start of a process.
+	config := readFile(t, u.config)
+	if err := os.WriteFile(u.config, []byte(strings.Replace(config, "rules_keep: 1s", "rules_keep: 1h", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next := u.decoder(u.next, "next-decoder")
+	relay := u.relay(u.next, "next-relay")
+	u.arrives("switched", "second", "!", a)
+	if out, errOut, code := runBinary(t, u.next, "rules", "rollback", "-c", u.config); code != 0 {
+		t.Fatalf("rules rollback ends with %d:\n%s%s", code, out, errOut)
+	}
+	u.arrives("rolled back", "third", "", a)
+
+	// What was rolled back is retired, and no longer fed once that is due.
+	next.terminate(t, startTimeout)
+	if err := os.WriteFile(u.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next = u.decoder(u.next, "next-decoder-again")
+	u.inForce(3)
+	next.terminate(t, startTimeout)
+	relay.terminate(t, startTimeout)
+	u.decoder(u.old, "old-decoder-again")
+	u.arrives("led by the older release again", "fourth", "", a)
+	a.shows(`SELECT id, name FROM notes`, u.want(""))
 }
