@@ -2,9 +2,7 @@ package decoder
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/millrace/millrace/decoder/catalog"
@@ -18,51 +16,6 @@ type chunkRead struct {
 	copy  *copyRun
 	chunk *chunk
 	table *catalog.Table // as the session found it; not changed by anyone
-}
-
-// chunkRows holds the rows of a chunk in text form.
-type chunkRows struct {
-	columns int
-	text    []byte
-	ends    []int // where each value ends in text; -1 before a null's
-}
-
-// add keeps a row, whose bytes are not the chunk's.
-func (r *chunkRows) add(t *pgoutput.Tuple) error {
-	for i := range t.Len() {
-		switch t.Kind(i) {
-		case pgoutput.Null:
-			r.ends = append(r.ends, -1)
-		case pgoutput.Text:
-			r.text = append(r.text, t.Bytes(i)...)
-			r.ends = append(r.ends, len(r.text))
-		default:
-			return errors.New("a copied row came in another format than text")
-		}
-	}
-	return nil
-}
-
-// each calls f with the cells of every row; they are valid during the call.
-func (r *chunkRows) each(f func(cells []cell) error) error {
-	if r.columns == 0 {
-		return nil
-	}
-	cells := make([]cell, r.columns)
-	start := 0
-	for row := range slices.Chunk(r.ends, r.columns) {
-		for i, end := range row {
-			cells[i] = cell{known: true, null: end < 0}
-			if end >= 0 {
-				cells[i].text = r.text[start:end:end]
-				start = end
-			}
-		}
-		if err := f(cells); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // chunkReader reads chunks: *catalog.Reader.
@@ -86,7 +39,7 @@ func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader)
 		for _, c := range read.table.Columns {
 			result.columns = append(result.columns, planColumn{name: c.Name, typeOID: c.TypeOID})
 		}
-		result.rows.columns = len(result.columns)
+		result.rows = chunkRows{columns: len(result.columns), dir: r.config.SpoolDir, max: r.config.SpoolMax}
 		req, err := chunkRequest(read.table, read.chunk)
 		if err == nil {
 			err = s.pace.wait(ctx)
@@ -95,11 +48,15 @@ func (r *runner) readChunks(ctx context.Context, s *session, reader chunkReader)
 			result.Chunk, err = reader.ReadChunk(ctx, req, result.rows.add)
 			s.pace.spent(result.Bytes)
 		}
-		if err != nil && ctx.Err() != nil {
-			return ctx.Err()
+		if err != nil {
+			result.rows.close()
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 		}
 		result.err, result.done = err, time.Now()
 		if err := s.post(ctx, chunkEvent{s, read.copy, result}); err != nil {
+			result.rows.close()
 			return err
 		}
 	}

@@ -46,9 +46,9 @@ type chunkResult struct {
 }
 
 const (
-	chunkTarget = 8 << 20 // bytes of a chunk
-	firstPages  = 128
-	minPages    = 8
+	chunkTarget = 4 << 20 // bytes of a chunk
+	firstPages  = 16      // long values may make much of them
+	minPages    = 1
 	maxPages    = 16_384
 	rereadKeys  = 1_000
 	chunkAgain  = time.Second
@@ -67,12 +67,16 @@ func (e chunkEvent) handle(_ context.Context, a *appender) error {
 	c, r := e.copy, e.result
 	s := c.source
 	if s.session != e.session {
+		r.rows.close()
 		return nil
 	}
 	e.session.idle++
 	if r.err != nil {
 		c.machine.failed(r.chunk)
 		c.retry = time.Now().Add(chunkAgain)
+		if errors.Is(r.err, errChunkTooLarge) && !s.fixedPages {
+			c.pages = max(1, c.pages/16)
+		}
 		e.session.copyFailed(c, r.err)
 		c.traceChunk(r, time.Time{}, 0, r.err)
 		if c.failures++; c.failures >= maxFailures || errors.Is(r.err, catalog.ErrTableChanged) {
@@ -161,7 +165,9 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 		delete(c.results, ch)
 		switch c.machine.judge(ch, r.Filenode, r.Pages) {
 		case mergeChunk:
-			if err := c.merge(ctx, a, r); err != nil {
+			err := c.merge(ctx, a, r)
+			r.rows.close()
+			if err != nil {
 				return err
 			}
 		case restartCopy:
@@ -169,7 +175,9 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 			a.log.Info("a table was rewritten while it is copied; it is read again from its first page",
 				"source", c.source.config.Name, "table", c.name())
 			a.noteDirty(c)
+			r.rows.close()
 		case repeatChunk, discardChunk:
+			r.rows.close()
 		}
 	}
 	return nil
@@ -339,6 +347,9 @@ func (c *copyRun) storeRereads(f *millrace.Flush) {
 func (c *copyRun) interrupted() {
 	c.endTrace(errInterrupted)
 	c.machine.interrupted(c.machine.entry)
+	for _, r := range c.results {
+		r.rows.close()
+	}
 	clear(c.results)
 }
 

@@ -60,6 +60,7 @@ const keptKeys = 6
 func newKeptModel(t *rapid.T) *keptModel {
 	e := keptEvaluator(t)
 	k := &keptModel{T: t, sidecar: sinktest.New(), rows: map[string]keptRow{}}
+	k.sidecar.WideBytes = rapid.SampledFrom([]int{1, 6000, 1 << 20}).Draw(t, "wide bytes")
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	c := Config{Logger: e.log, BatchMaxBytes: 8 << 20}
 	k.a = newAppender(&c, newWriter(k.sidecar, batchCount), e.feed)
@@ -265,8 +266,7 @@ func (k *keptModel) merge(again bool, keys []string) {
 			k.Fatalf("row %s is to be read again, and is gone", id)
 		}
 		for _, text := range []string{id, row.v, row.big} {
-			r.rows.text = append(r.rows.text, text...)
-			r.rows.ends = append(r.rows.ends, len(r.rows.text))
+			r.rows.addText([]byte(text))
 		}
 		row.copied = true
 		k.rows[id] = row

@@ -2,6 +2,7 @@ package decoder
 
 import (
 	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 	"time"
@@ -46,4 +47,18 @@ func (f *fixture) growsLess(limit uint64, done func() bool) {
 	if peak > base+limit {
 		f.t.Errorf("more than %d MiB", limit>>20)
 	}
+}
+
+// A few pages of a table may hold gigabytes of long values: what is read of
+// them at once goes to a file, and if that may not be so long, less is read.
+func TestCopyOfLongValuesIsBounded(t *testing.T) {
+	const rows = 2000 // on some 15 pages
+	f := newFixture(t, pgtest.Shared(t), wideRules,
+		"create table t(id int primary key, v int, big text)",
+		"alter table t alter big set storage external",
+		fmt.Sprintf("insert into t select g, 0, repeat(md5(g::text), 1000) from generate_series(1, %d) g", rows))
+	f.config.SpoolMax = 12 << 20
+	d := &discard{Sidecar: f.sidecar}
+	f.term = startTerm(f.config, d)
+	f.growsLess(80<<20, func() bool { return d.changes.Load() >= rows })
 }

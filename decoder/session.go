@@ -39,7 +39,7 @@ type session struct {
 }
 
 // budgetBytes bounds the transactions between stream and appender.
-const budgetBytes = 64 << 20
+const budgetBytes = 16 << 20
 
 func newSession(s *source, events chan<- event, workers int, rate int64) *session {
 	return &session{

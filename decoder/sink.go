@@ -20,7 +20,9 @@ type Sink interface {
 	// reused once Apply has returned.
 	Apply(ctx context.Context, changes []millrace.Change) error
 	// Wide returns the kept wide values of the rows as of the changes applied
-	// so far, the open transaction included; nil where nothing is kept.
+	// so far, the open transaction included; nil where nothing is kept. It may
+	// return those of the first rows only, at least of one, so that their values
+	// take a bounded amount of memory.
 	Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, error)
 	// Commit writes the flush, moves the head under the fence and commits,
 	// synchronously. A flush without changes is a position-only checkpoint.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,10 +29,11 @@ type source struct {
 	opened  bool       // a session has registered the tables of this term's rule sets
 	// builds are the definitions built for the rule set that is not in force yet
 	// which read the source.
-	builds []millrace.DefinitionID
-	eval   *evaluator
-	wide   *wideCache
-	status *status
+	builds  []millrace.DefinitionID
+	eval    *evaluator
+	wide    *wideCache
+	awaited []millrace.RowRef // rows whose kept values will be needed next
+	status  *status
 	// finished has the copies that were done in this term.
 	finished   map[millrace.CopyID]bool
 	fixedPages bool // chunks do not adapt
@@ -229,6 +231,7 @@ func (e closedEvent) handle(ctx context.Context, a *appender) error {
 		}
 	}
 	s.wide.reset()
+	s.awaited = nil
 	close(e.handled)
 	return nil
 }
@@ -263,8 +266,7 @@ func (b *batch) cut(m mark) {
 // prefetch asks for the kept long values that the queued transactions will
 // need, all at once.
 func (a *appender) prefetch(ctx context.Context, queue []event) error {
-	var refs []millrace.RowRef
-	wants := map[*source]int{}
+	needs := map[*source][]millrace.RowRef{}
 	for _, e := range queue {
 		t, ok := e.(txEvent)
 		if !ok || t.session.source.session != t.session || t.tx.Count > lookaheadWindow {
@@ -276,45 +278,36 @@ func (a *appender) prefetch(ctx context.Context, queue []event) error {
 		}
 		for m := range t.tx.Messages() {
 			if ref, ok := s.eval.needs(m.Data); ok {
-				refs = append(refs, ref)
-				wants[s]++
+				needs[s] = append(needs[s], ref)
 			}
 		}
 	}
-	if len(refs) == 0 {
-		return nil
-	}
-	records, err := a.writer.wide(ctx, refs)
-	if err != nil {
-		return err
-	}
-	for s := range wants {
-		s.remember(refs, records)
+	for s, refs := range needs {
+		if err := a.fetch(ctx, s, refs); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// fetch brings kept long values of a source's rows into its cache.
+// fetch brings kept long values of a source's rows into its cache, of the first
+// at least. A single row is one of which the cache knows nothing when its turn
+// comes: those behind it, of the rows asked for before, come with it.
 func (a *appender) fetch(ctx context.Context, s *source, refs []millrace.RowRef) error {
+	if len(refs) == 1 {
+		if i := slices.Index(s.awaited, refs[0]); i >= 0 {
+			refs = s.awaited[i:]
+		}
+	}
 	records, err := a.writer.wide(ctx, refs)
 	if err != nil {
 		return err
 	}
-	s.remember(refs, records)
-	return nil
-}
-
-// remember enters kept values into the cache, unless a change evaluated since
-// the writer last got a batch knows better.
-func (s *source) remember(refs []millrace.RowRef, records [][]byte) {
-	for i, ref := range refs {
-		if _, ours := s.tables[ref.Table]; !ours {
-			continue
-		}
-		if _, known := s.wide.get(ref.Table, ref.Key); !known {
-			s.wide.set(ref, records[i])
-		}
+	s.wide.remember(refs[:len(records)], records)
+	if len(refs) > 1 {
+		s.awaited = refs[len(records):]
 	}
+	return nil
 }
 
 // lookaheadWindow is how many messages of a long transaction are searched at
@@ -347,7 +340,7 @@ func (l *lookahead) before() error {
 		l.left--
 		return nil
 	}
-	l.refs = l.refs[:0]
+	l.refs = nil // some may be awaited
 	for l.left < lookaheadWindow {
 		m, err, ok := l.next()
 		if err != nil {

@@ -66,11 +66,15 @@ func lengthPrefixed(b []byte) (value, rest []byte, ok bool) {
 }
 
 // wideCache knows the kept long values of some rows as of the change being
-// evaluated: those asked for, and what changes made of them that the sink does
-// not have yet.
+// evaluated: what changes made of them that the sink may not have yet, and what
+// the sink has told.
 type wideCache struct {
 	rows  map[millrace.RowRef][]byte // nil: nothing is kept
 	bytes int64
+	// What the sink has told, of rows that no change since the last batch was
+	// about. Any of it may be forgotten at any time.
+	told      map[millrace.RowRef][]byte
+	toldBytes int64
 	// What the sink would still tell of these rows and tables was taken away by a
 	// change that is not on its way yet: the row is gone, and another may have its
 	// key by now. The keys live as long as the batch.
@@ -78,11 +82,14 @@ type wideCache struct {
 	emptied map[millrace.TableID]bool
 }
 
-const maxWideCache = 16 << 20
+// maxWideCache bounds what was told, and what is left of the changes when they
+// are handed over.
+const maxWideCache = 8 << 20
 
 func newWideCache() *wideCache {
 	return &wideCache{
 		rows:    map[millrace.RowRef][]byte{},
+		told:    map[millrace.RowRef][]byte{},
 		lost:    map[millrace.RowRef]struct{}{},
 		emptied: map[millrace.TableID]bool{},
 	}
@@ -94,15 +101,34 @@ func (c *wideCache) get(table millrace.TableID, key string) (record []byte, know
 	if record, known = c.rows[ref]; known {
 		return record, true
 	}
+	if record, known = c.told[ref]; known {
+		return record, true
+	}
 	_, known = c.lost[ref]
 	return nil, known || c.emptied[table]
 }
 
-// set keeps a record; key and record are not shared with anyone.
+// set keeps the record that a change makes; key and record are not shared with
+// anyone.
 func (c *wideCache) set(ref millrace.RowRef, record []byte) {
 	c.forget(ref)
 	c.rows[ref] = record
 	c.bytes += wideSize(ref, record)
+}
+
+// remember keeps what the sink told of rows, unless a change evaluated since it
+// last got a batch knows better. Of the rows told before it may forget all.
+func (c *wideCache) remember(refs []millrace.RowRef, records [][]byte) {
+	if c.toldBytes > maxWideCache {
+		clear(c.told)
+		c.toldBytes = 0
+	}
+	for i, ref := range refs {
+		if _, known := c.get(ref.Table, ref.Key); !known {
+			c.told[ref] = records[i]
+			c.toldBytes += wideSize(ref, records[i])
+		}
+	}
 }
 
 // drop notes that nothing is kept of a row any more. The key lives as long as
@@ -114,9 +140,11 @@ func (c *wideCache) drop(ref millrace.RowRef) {
 
 // dropTable notes that nothing is kept of a table any more.
 func (c *wideCache) dropTable(table millrace.TableID) {
-	for ref := range c.rows {
-		if ref.Table == table {
-			c.forget(ref)
+	for _, rows := range []map[millrace.RowRef][]byte{c.rows, c.told} {
+		for ref := range rows {
+			if ref.Table == table {
+				c.forget(ref)
+			}
 		}
 	}
 	c.emptied[table] = true
@@ -124,12 +152,17 @@ func (c *wideCache) dropTable(table millrace.TableID) {
 
 // forget makes a row one of which nothing is known.
 func (c *wideCache) forget(ref millrace.RowRef) {
-	if len(c.rows) == 0 {
-		return
+	if len(c.rows) > 0 {
+		if old, ok := c.rows[ref]; ok {
+			c.bytes -= wideSize(ref, old)
+			delete(c.rows, ref)
+		}
 	}
-	if old, ok := c.rows[ref]; ok {
-		c.bytes -= wideSize(ref, old)
-		delete(c.rows, ref)
+	if len(c.told) > 0 {
+		if old, ok := c.told[ref]; ok {
+			c.toldBytes -= wideSize(ref, old)
+			delete(c.told, ref)
+		}
 	}
 }
 
@@ -143,7 +176,8 @@ func (c *wideCache) handedOver() {
 	clear(c.lost)
 	clear(c.emptied)
 	if c.bytes > maxWideCache {
-		c.reset()
+		clear(c.rows)
+		c.bytes = 0
 	}
 }
 
@@ -151,7 +185,8 @@ func (c *wideCache) handedOver() {
 // to the sink.
 func (c *wideCache) reset() {
 	clear(c.rows)
+	clear(c.told)
 	clear(c.lost)
 	clear(c.emptied)
-	c.bytes = 0
+	c.bytes, c.toldBytes = 0, 0
 }

@@ -4,6 +4,7 @@
 package sinktest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,9 @@ type Sidecar struct {
 	// Fault is asked at every step; its error is what the step returns. Set it
 	// while no term runs.
 	Fault func(Step) error
+	// WideBytes is about how much Wide gives at once; set while no term runs.
+	// Default 64 KiB.
+	WideBytes int
 
 	busy atomic.Bool // a sink or registry call is under way
 
@@ -237,7 +241,10 @@ func (s *Sidecar) keep(c *millrace.Change) {
 	}
 }
 
-// Wide gives the kept values as of the changes applied.
+// wideBytes is the default of Sidecar.WideBytes.
+const wideBytes = 64 << 10
+
+// Wide gives the kept values as of the changes applied, of the first rows.
 func (s *Sidecar) Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, error) {
 	leave, err := s.enter(ctx)
 	if err != nil {
@@ -249,13 +256,17 @@ func (s *Sidecar) Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	records := make([][]byte, len(rows))
-	for i, ref := range rows {
-		if record, ok := s.pendingWide[ref]; ok {
-			records[i] = slices.Clone(record)
-		} else {
-			records[i] = slices.Clone(s.wide[ref])
+	var records [][]byte
+	size := 0
+	for _, ref := range rows {
+		record, ok := s.pendingWide[ref]
+		if !ok {
+			record = s.wide[ref]
 		}
+		if size += len(record); size > cmp.Or(s.WideBytes, wideBytes) && len(records) > 0 {
+			break
+		}
+		records = append(records, slices.Clone(record))
 	}
 	return records, nil
 }
