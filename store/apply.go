@@ -82,6 +82,7 @@ func (w *Writer) applyBatch(ctx context.Context, changes []millrace.Change) erro
 			return err
 		}
 		ids = ids[len(c.Outputs):]
+		w.rows.bytes += row.grown()
 		if w.collected() > w.opts.PieceBytes {
 			if err := w.writeOut(ctx); err != nil {
 				return err
@@ -341,7 +342,7 @@ func (w *Writer) bucketID(out *millrace.Output, known millrace.BucketID, c *mill
 	f := &w.flush
 	f.bucket++
 	k.name = strings.Clone(k.name)
-	w.buckets.put(k, f.bucket)
+	w.buckets.put(k, f.bucket, 0) // it was looked for, and has its place
 	f.names.row(3)
 	f.names.int64(int64(f.bucket))
 	f.names.int32(int32(k.definition))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -73,10 +74,10 @@ func (w *Writer) loadBefore(ctx context.Context, changes []millrace.Change) erro
 // it is not known in full.
 func (w *Writer) rowOf(c *millrace.Change, key string) *rowState {
 	scope := c.Scope
-	row, ok := w.rows.get(rowKey{scope.Table, key}, func(r *rowState, k rowKey) rowKey { return rowKey{k.table, r.key} })
+	row, ok := w.rows.get(rowKey{scope.Table, key}, func(r *rowState, k rowKey) (rowKey, int) { return rowKey{k.table, r.key}, r.bytes })
 	if !ok {
 		row = newRowState(scope.Table, key, scope)
-		w.rows.put(rowKey{scope.Table, row.key}, row)
+		w.rows.put(rowKey{scope.Table, row.key}, row, row.grown())
 		need := scope
 		if row.assumed = provable(c) && !distrustNew.Load(); row.assumed {
 			_, need = w.scopes.parts(scope)
@@ -107,12 +108,12 @@ func (w *Writer) knownBucket(out *millrace.Output) millrace.BucketID {
 		return -1
 	}
 	k := bucketKey{out.Definition, out.Bucket}
-	id, ok := w.buckets.get(k, func(_ millrace.BucketID, k bucketKey) bucketKey {
-		return bucketKey{k.definition, strings.Clone(k.name)}
+	id, ok := w.buckets.get(k, func(_ millrace.BucketID, k bucketKey) (bucketKey, int) {
+		return bucketKey{k.definition, strings.Clone(k.name)}, nameBytes + len(k.name)
 	})
 	if !ok {
 		k.name = strings.Clone(k.name)
-		w.buckets.put(k, 0)
+		w.buckets.put(k, 0, nameBytes+len(k.name))
 		if w.load.names == nil {
 			w.load.names = map[millrace.DefinitionID][]string{}
 		}
@@ -143,7 +144,7 @@ func (w *Writer) readBefore(ctx context.Context) error {
 		b.add(stmtBuckets, int4Param(d), textArray(names))
 		handle = append(handle, func(v [][]byte) error {
 			id := millrace.BucketID(binary.BigEndian.Uint64(v[1]))
-			w.buckets.put(bucketKey{d, string(v[0])}, id)
+			w.buckets.put(bucketKey{d, string(v[0])}, id, 0)
 			return nil
 		})
 	}
@@ -197,12 +198,26 @@ func (w *Writer) foundLookup(table millrace.TableID, d millrace.DefinitionID, v 
 	return nil
 }
 
-// Wide returns the kept wide values of rows, the open flush included. See
-// decoder.Sink.
+// maxWide bounds the kept wide values that are given at once, but for those of
+// one row.
+const maxWide = 8 << 20
+
+// Wide returns the kept wide values of the first of the rows, the open flush
+// included, as many as take little memory. See decoder.Sink.
 func (w *Writer) Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, error) {
 	if err := w.open(); err != nil {
 		return nil, err
 	}
+	values, err := w.wideWithin(ctx, rows, maxWide)
+	if err == nil && len(values) == 0 && len(rows) > 0 {
+		return w.wideWithin(ctx, rows[:1], math.MaxInt64)
+	}
+	return values, err
+}
+
+// wideWithin gives the values of as many of the first rows as take about limit
+// bytes.
+func (w *Writer) wideWithin(ctx context.Context, rows []millrace.RowRef, limit int64) ([][]byte, error) {
 	values := make([][]byte, len(rows))
 	places := map[rowKey][]int{}
 	keys := map[millrace.TableID][]string{}
@@ -223,12 +238,18 @@ func (w *Writer) Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, er
 	var b batch
 	var tables []millrace.TableID
 	for t, k := range keys {
-		b.add(stmtWide, int4Param(t), textArray(k))
+		b.add(stmtWide, int4Param(t), textArray(k), int8Param(limit/int64(len(keys))))
 		tables = append(tables, t)
 	}
+	read := len(rows)
 	_, err := w.run(ctx, &b, func(statement int, v [][]byte) error {
+		at := places[rowKey{tables[statement], bytesString(v[0])}]
+		if v[1] == nil {
+			read = min(read, at[0])
+			return nil
+		}
 		value := slices.Clone(v[1])
-		for _, i := range places[rowKey{tables[statement], bytesString(v[0])}] {
+		for _, i := range at {
 			values[i] = value
 		}
 		return nil
@@ -236,5 +257,5 @@ func (w *Writer) Wide(ctx context.Context, rows []millrace.RowRef) ([][]byte, er
 	if err != nil {
 		return nil, w.failure("read kept wide values", err)
 	}
-	return values, nil
+	return values[:read], nil
 }

@@ -115,9 +115,9 @@ func BenchmarkInsert(b *testing.B) {
 
 // BenchmarkUpdate: rows that stay in their bucket, their states cached or not.
 func BenchmarkUpdate(b *testing.B) {
-	for _, cache := range []int{DefaultCacheRows, 2} {
+	for _, cache := range []int{DefaultCacheBytes, 1000} {
 		b.Run(fmt.Sprintf("cache=%d", cache), func(b *testing.B) {
-			x := newWorld(b, Options{CacheRows: cache})
+			x := newWorld(b, Options{CacheBytes: cache})
 			for i := range 10 {
 				x.benchFlush(b, x.benchBatch(i, 0))
 			}

@@ -58,7 +58,7 @@ func failCommits(tb testing.TB, x *world, code string) (stop func()) {
 }
 
 func TestSA33_FailedCommitLeavesNoTrace(t *testing.T) {
-	for _, opts := range []Options{{}, {PieceBytes: 200, CacheRows: 4}} {
+	for _, opts := range []Options{{}, {PieceBytes: 200, CacheBytes: 1500}} {
 		t.Run(fmt.Sprintf("piece=%d", opts.PieceBytes), func(t *testing.T) {
 			x := newWorld(t, opts)
 			x.castShadows(t)

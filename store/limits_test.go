@@ -67,7 +67,7 @@ func TestMisuseIsRefused(t *testing.T) {
 // TestLargeTransactionTakesBoundedMemory applies far more than a piece in one
 // flush (I8), truncates it in the same flush and checks that all of it counts.
 func TestLargeTransactionTakesBoundedMemory(t *testing.T) {
-	x := newWorld(t, Options{PieceBytes: 1 << 20, CacheRows: 10_000})
+	x := newWorld(t, Options{PieceBytes: 1 << 20, CacheBytes: 4 << 20})
 	pad := strings.Repeat("p", 500)
 	heap := func() uint64 {
 		runtime.GC()

@@ -319,13 +319,13 @@ func (x *world) drawKey(t *rapid.T) string {
 // tables with the model after each term.
 func TestHistoryMatchesModel(t *testing.T) {
 	for _, opts := range []Options{
-		{CacheRows: 6},                  // the caches forget all the time
-		{PieceBytes: 1},                 // every change is a piece
-		{PieceBytes: 700, CacheRows: 4}, // some are
+		{CacheBytes: 2000},                  // the caches forget all the time
+		{PieceBytes: 1},                     // every change is a piece
+		{PieceBytes: 700, CacheBytes: 1500}, // some are
 		{SuppressUnchanged: true},
 		{smallTable: 1}, // nearly every truncated table is emptied set-based
 	} {
-		t.Run(fmt.Sprintf("piece=%d,cache=%d,suppress=%t,small=%d", opts.PieceBytes, opts.CacheRows, opts.SuppressUnchanged, opts.smallTable), func(t *testing.T) {
+		t.Run(fmt.Sprintf("piece=%d,cache=%d,suppress=%t,small=%d", opts.PieceBytes, opts.CacheBytes, opts.SuppressUnchanged, opts.smallTable), func(t *testing.T) {
 			x := newWorld(t, opts)
 			x.castShadows(t)
 			m := model{}

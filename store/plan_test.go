@@ -50,7 +50,7 @@ func TestRowPathPlans(t *testing.T) {
 			stmtRowState:         {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))"}},
 			stmtLookups:          {"3,1,'{}'", []string{"Index Scan using lookups_row", "Index Cond: ((definition = $1) AND (source_table = $2) AND (row_key = k.row_key))"}},
 			stmtBuckets:          {"1,'{}'", []string{"Index Cond: ((definition = $1) AND (name = k.name))"}},
-			stmtWide:             {"1,'{}'", []string{"Index Cond: ((source_table = $1) AND (row_key = k.row_key))"}},
+			stmtWide:             {"1,'{}',1", []string{"Index Cond: ((source_table = $1) AND (row_key = k.row_key))"}},
 			stmtShadowRowsDelete: {"1,'{}'", []string{"Index Cond: ((copy = $1) AND (row_key = k.row_key))", "TID Cond: (ctid = s.ctid)"}},
 			stmtStateDelete:      {"1,1,'{}'", []string{"Index Cond: ((source_table = $2) AND (row_key = k.row_key))", "TID Cond: (ctid = s.ctid)"}},
 			stmtTotalsUpdate:     {"'{}','{}','{}','{}','{}','{}'", []string{"Index Cond: (bucket = d.bucket)"}},

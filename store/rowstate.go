@@ -66,6 +66,7 @@ type rowState struct {
 	lookups []lookupState
 	dirty   bool // listed to be written
 	assumed bool // said to be new, and neither looked for nor written yet
+	bytes   int  // what it takes in the cache, when that was last asked for
 
 	// Room for the usual row, so that it takes one allocation.
 	bucket1 [1]bucketState
@@ -76,6 +77,40 @@ func newRowState(table millrace.TableID, key string, scope *millrace.Scope) *row
 	s := &rowState{table: table, key: strings.Clone(key), scope: scope}
 	s.buckets = s.bucket1[:0]
 	return s
+}
+
+// What cached things take, about, beside their texts.
+const (
+	rowBytes    = 320 // with one output, and its places in the maps
+	outputBytes = 80
+	lookupBytes = 64
+	nameBytes   = 80
+)
+
+// grown tells by how many bytes the state has grown since it was last asked.
+func (s *rowState) grown() int {
+	n := rowBytes + len(s.key)
+	for i := range s.buckets {
+		b := &s.buckets[i]
+		for j := range b.outputs {
+			o := &b.outputs[j]
+			if n += len(o.subkey); o.rowID != s.key {
+				n += len(o.rowID)
+			}
+		}
+		if i > 0 || len(b.outputs) > 1 {
+			n += outputBytes * cap(b.outputs)
+		}
+	}
+	for i := range s.lookups {
+		for j := range s.lookups[i].entries {
+			e := &s.lookups[i].entries[j]
+			n += lookupBytes + len(e.key) + len(e.outputs)
+		}
+	}
+	d := n - s.bytes
+	s.bytes = n
+	return d
 }
 
 // bucketState finds or makes the state for a definition.
@@ -118,11 +153,12 @@ func storedKey(key string) string {
 	return start + "…sha256:" + hex.EncodeToString(sum[:])
 }
 
-// generations is a bounded cache: a young and an old map. What is found in the
-// old one moves to the young one; when the young one is full it becomes the
-// old one. Whatever was used within the last limit/2 new entries is kept.
+// generations is a cache bounded by bytes: a young and an old map. What is found
+// in the old one moves to the young one; when the young one is full it becomes
+// the old one. Whatever was used since entries of half the limit came is kept.
 type generations[K comparable, V any] struct {
-	limit      int
+	limit      int // bytes, about
+	bytes      int // of the young entries
 	young, old map[K]V
 }
 
@@ -130,32 +166,39 @@ func newGenerations[K comparable, V any](limit int) generations[K, V] {
 	return generations[K, V]{limit: limit, young: map[K]V{}}
 }
 
-// get finds k. own makes the key that is kept when an old entry moves.
-func (g *generations[K, V]) get(k K, own func(V, K) K) (V, bool) {
+// get finds k. own makes the key that is kept when an old entry moves, and tells
+// how many bytes the entry takes.
+func (g *generations[K, V]) get(k K, own func(V, K) (K, int)) (V, bool) {
 	v, ok := g.young[k]
 	if ok || g.old == nil {
 		return v, ok
 	}
 	if v, ok = g.old[k]; ok {
-		g.young[own(v, k)] = v
+		k, bytes := own(v, k)
+		g.put(k, v, bytes)
 	}
 	return v, ok
 }
 
-// put stores v; k must not share memory that is reused.
-func (g *generations[K, V]) put(k K, v V) { g.young[k] = v }
+// put stores v; k must not share memory that is reused. The bytes are those by
+// which the entry grows.
+func (g *generations[K, V]) put(k K, v V, bytes int) {
+	g.young[k] = v
+	g.bytes += bytes
+}
 
-func (g *generations[K, V]) full() bool { return len(g.young) > g.limit/2 }
+func (g *generations[K, V]) full() bool { return g.bytes > g.limit/2 }
 
 // age makes room if the cache is full. What leaves must be in the tables.
 func (g *generations[K, V]) age() {
 	if g.full() {
 		g.old, g.young = g.young, make(map[K]V, len(g.young)/2)
+		g.bytes = 0
 	}
 }
 
 func (g *generations[K, V]) drop() {
-	g.old = nil
+	g.old, g.bytes = nil, 0
 	clear(g.young)
 }
 

@@ -57,8 +57,10 @@ var statements = map[string]string{
 		SELECT b.name, b.id FROM unnest($2::text[]) AS k (name) CROSS JOIN LATERAL (
 			SELECT b.name, b.id FROM millrace.bucket_names b
 			WHERE b.definition = $1::int4 AND b.name = k.name LIMIT 1) b`,
+	// Values beyond $3 bytes are not read: the lengths are known without them.
 	stmtWide: `
-		SELECT r.row_key, r."values" FROM unnest($2::text[]) AS k (row_key) CROSS JOIN LATERAL (
+		SELECT r.row_key, CASE WHEN sum(octet_length(r."values")) OVER (ORDER BY k.n) <= $3::int8 THEN r."values" END
+		FROM unnest($2::text[]) WITH ORDINALITY AS k (row_key, n) CROSS JOIN LATERAL (
 			SELECT r.row_key, r."values" FROM millrace.row_wide r
 			WHERE r.source_table = $1::int4 AND r.row_key = k.row_key LIMIT 1) r`,
 

@@ -33,7 +33,7 @@ var ErrOutcomeUnknown = errors.New("the session ended during COMMIT, its outcome
 const (
 	DefaultHistoryKeep   = 7 * 24 * time.Hour
 	DefaultPieceBytes    = 8 << 20
-	DefaultCacheRows     = 200_000
+	DefaultCacheBytes    = 48 << 20
 	DefaultRulesKeep     = time.Hour
 	DefaultHeartbeat     = 2 * time.Second
 	DefaultLeaderSilence = 10 * time.Second
@@ -54,9 +54,10 @@ type Options struct {
 	// PieceBytes bounds what a flush keeps in memory before it is written into
 	// the open transaction. Default 8 MiB.
 	PieceBytes int
-	// CacheRows is how many rows' states are kept in memory between flushes,
-	// and as many bucket names. About 500 bytes each. Default 200,000.
-	CacheRows int
+	// CacheBytes is about how much the states of rows may take that are kept in
+	// memory between flushes: some 350 bytes for a row in one bucket. Names of
+	// buckets take a quarter of it more. Default 48 MiB.
+	CacheBytes int
 	// Heartbeat is the leader's beat. Default 2 s.
 	Heartbeat time.Duration
 	// LeaderSilence is how long a leader's beat must stand still, by the
@@ -88,14 +89,14 @@ func (o Options) withDefaults() (Options, error) {
 	if o.PieceBytes == 0 {
 		o.PieceBytes = DefaultPieceBytes
 	}
-	if o.CacheRows == 0 {
-		o.CacheRows = DefaultCacheRows
+	if o.CacheBytes == 0 {
+		o.CacheBytes = DefaultCacheBytes
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
 	switch {
-	case o.HistoryKeep < 0, o.RulesKeep < 0, o.Heartbeat < 0, o.LeaderSilence < 0, o.PieceBytes < 0, o.CacheRows < 0:
+	case o.HistoryKeep < 0, o.RulesKeep < 0, o.Heartbeat < 0, o.LeaderSilence < 0, o.PieceBytes < 0, o.CacheBytes < 0:
 		return o, errors.New("store options must not be negative")
 	case o.LeaderSilence < 3*o.Heartbeat:
 		return o, fmt.Errorf("leader silence %s must be at least three heartbeats of %s", o.LeaderSilence, o.Heartbeat)

@@ -122,8 +122,8 @@ type errorKey struct {
 const maxChangedBuckets = 10_000
 
 func (w *Writer) initCaches() {
-	w.rows = newGenerations[rowKey, *rowState](w.opts.CacheRows)
-	w.buckets = newGenerations[bucketKey, millrace.BucketID](w.opts.CacheRows)
+	w.rows = newGenerations[rowKey, *rowState](w.opts.CacheBytes)
+	w.buckets = newGenerations[bucketKey, millrace.BucketID](w.opts.CacheBytes / 4)
 	w.types = map[string]string{}
 	w.flush.totals = map[millrace.BucketID]int32{}
 	w.flush.wide = map[rowKey][]byte{}
