@@ -122,11 +122,20 @@ more:
 		if err := e.handle(ctx, a); err != nil {
 			return err
 		}
-		if a.batch.full(a.config.BatchMaxBytes) {
-			if err := a.flush(ctx, 0); err != nil {
-				return err
-			}
+		if err := a.flushFull(ctx); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// flushFull flushes when the batch is full, or when batches were handed over
+// since the last flush: their sidecar transaction is open, and may not stay so
+// for as long as there is something to write. To be called at a transaction
+// boundary.
+func (a *appender) flushFull(ctx context.Context) error {
+	if a.pieces || a.batch.full(a.config.BatchMaxBytes) {
+		return a.flush(ctx, 0)
 	}
 	return nil
 }

@@ -167,6 +167,9 @@ func (c *copyRun) mergeReady(ctx context.Context, a *appender) error {
 		case mergeChunk:
 			err := c.merge(ctx, a, r)
 			r.rows.close()
+			if err == nil {
+				err = a.flushFull(ctx)
+			}
 			if err != nil {
 				return err
 			}
