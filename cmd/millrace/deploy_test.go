@@ -187,6 +187,10 @@ func TestDeployOneOfTen(t *testing.T) {
 	if sent.ops["def_3"] != each {
 		t.Errorf("the changed definition's %d rows were not sent, but %d", each, sent.ops["def_3"])
 	}
+	// A row of the new form has some 50 bytes more than one of the old.
+	if most := first.bytes["def_3"] + 60*each; sent.bytes["def_3"] > most {
+		t.Errorf("the changed definition took %d bytes to the client, want at most %d", sent.bytes["def_3"], most)
+	}
 	if got := query[[]string](t, sidecar, `SELECT array_agg(bucket ORDER BY bucket) FROM millrace.buckets WHERE served AND definition <> 'def_3'`); fmt.Sprint(got) != fmt.Sprint(names) {
 		t.Errorf("the other nine are %v, they were %v", got, names)
 	}

@@ -89,6 +89,7 @@ says where.`,
 					return err
 				}
 			}
+			limitMemory(cfg, r)
 			log := newLogger(env.stderr, cfg.Telemetry.LogFormat, logLevel(cfg.Telemetry.LogLevel))
 			for _, w := range cfg.Warnings {
 				log.Warn(w)
