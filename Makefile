@@ -11,7 +11,7 @@ PARALLEL ?= 2
 FUZZTIME ?= 1m
 
 .DEFAULT_GOAL := help
-.PHONY: help build app demo test soak bench bench-relay bench-sql bench-truncate bench-browser check fmt fuzz clean screenshots
+.PHONY: help build app demo test soak bench bench-relay bench-memory bench-deploys bench-sql bench-truncate bench-browser check fmt fuzz clean screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,15 @@ bench: go ## rows per second from the slot to a durable checkpoint, beside a rea
 bench-relay: go ## one process with 10,000 clients: memory, fan-out, catch-up
 	@.ci/need postgres
 	$(GO) run ./bench -only relay -copied 1000 $(ARGS)
+
+# Needs some 20 GB of disk at full size.
+bench-memory: go ## resident memory of decoder and relay: 5,000,000 rows in a transaction, 20,000,000 copied
+	@.ci/need postgres
+	$(GO) run ./bench -only memory -copied 20000000 -transaction 5000000 $(ARGS)
+
+bench-deploys: go ## one of ten definitions changed, over 2,000,000 rows
+	@.ci/need postgres
+	$(GO) run ./bench -only deploys -copied 2000000 $(ARGS)
 
 bench-sql: go ## times of the sidecar's views and functions (MILLRACE_BENCH_OPS=1000000)
 	@$(GO) test ./store -run '^$$' -bench Surface -benchtime 5x -timeout 2h $(ARGS)

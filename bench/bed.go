@@ -36,6 +36,7 @@ CREATE TABLE tasks (
   done boolean NOT NULL,
   created_at timestamptz NOT NULL
 );
+CREATE TABLE sized (id uuid PRIMARY KEY, owner text NOT NULL, note text NOT NULL);
 CREATE TABLE marks (id text PRIMARY KEY, n bigint NOT NULL);
 INSERT INTO marks VALUES ('mark', 0);
 CREATE PROCEDURE load(total int, size int) LANGUAGE plpgsql AS $$
@@ -58,6 +59,10 @@ bucket_definitions:
     parameters: SELECT request.user_id() AS owner
     data:
       - SELECT * FROM tasks WHERE owner = bucket.owner
+  sized:
+    parameters: SELECT request.user_id() AS owner
+    data:
+      - SELECT * FROM sized WHERE owner = bucket.owner
 `
 
 // bed is what measurements run on: two servers and a configured binary.
@@ -82,6 +87,9 @@ func newBed(ctx context.Context, dir string, s settings) (_ *bed, err error) {
 		return nil, err
 	}
 	memory := map[string]string{"shared_buffers": "512MB", "max_wal_size": "8GB", "jit": "off", "autovacuum_naptime": "10s"}
+	if s.only == "memory" {
+		memory["shared_buffers"], memory["max_wal_size"] = "256MB", "2GB" // it writes tens of gigabytes
+	}
 	start := func(name string, settings map[string]string) (*pgserver.Server, *pgx.Conn, error) {
 		for k, v := range memory {
 			settings[k] = v
@@ -95,7 +103,7 @@ func newBed(ctx context.Context, dir string, s settings) (_ *bed, err error) {
 	}
 	// The source's durability is not what is measured, but it must commit
 	// synchronously: WAL is sent once it is flushed, which would wait 200 ms.
-	if b.source, b.src, err = start("source", map[string]string{"wal_level": "logical", "fsync": "off", "max_replication_slots": "10"}); err != nil {
+	if b.source, b.src, err = start("source", map[string]string{"wal_level": "logical", "fsync": "off", "max_replication_slots": "10", "wal_sender_timeout": "10s"}); err != nil {
 		return nil, err
 	}
 	if b.sidecar, b.side, err = start("sidecar", map[string]string{"fsync": "on", "synchronous_commit": "on"}); err != nil {

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -27,8 +28,10 @@ type settings struct {
 	copied      int    // rows of the initial copy
 	caughtUp    int    // rows a fresh client catches up with
 	idle        int    // idle connections
-	only        string // "clients" leaves out the pipeline, "relay" measures many connections, "deploys" nothing but a change of the rules
+	only        string // "pipeline" leaves out clients, "clients" the pipeline, "relay" measures many connections, "deploys" nothing but a change of the rules, "memory" what takes much
 	connections int    // of "relay"
+	transaction int    // rows of the largest transaction of "memory"
+	limit       int    // MiB that neither decoder nor relay may exceed in "memory"
 	runs        int    // repetitions; medians are reported
 	binary      string // millrace; built if empty
 	pgBin       string
@@ -42,15 +45,18 @@ func main() {
 	flag.IntVar(&s.copied, "copied", 300_000, "rows of the initial copy")
 	flag.IntVar(&s.caughtUp, "caught-up", 100_000, "rows that fresh clients catch up with")
 	flag.IntVar(&s.idle, "idle", 2000, "idle connections")
-	flag.StringVar(&s.only, "only", "", "\"clients\": leave out the pipeline, but for the initial copy; \"relay\": measure many connections; \"deploys\": only a change of the rules, over -copied rows")
+	flag.StringVar(&s.only, "only", "", "\"pipeline\": leave out clients; \"clients\": leave out the pipeline, but for the initial copy; \"relay\": measure many connections; \"deploys\": only a change of the rules, over -copied rows; \"memory\": only how much is needed at most")
 	flag.IntVar(&s.connections, "connections", 10_000, "connections of -only relay")
+	flag.IntVar(&s.transaction, "transaction", 100_000, "rows of the largest transaction of -only memory")
+	flag.IntVar(&s.limit, "limit", 256, "MiB of resident memory that neither decoder nor relay may exceed in -only memory")
 	flag.IntVar(&s.runs, "runs", 3, "repetitions of each measurement")
 	flag.StringVar(&s.binary, "binary", "", "the millrace binary; built if empty")
 	flag.StringVar(&s.pgBin, "pg-bin", "", "folder of PostgreSQL's binaries; found if empty")
 	flag.StringVar(&s.out, "out", "", "also write the report to this file")
 	flag.Parse()
-	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.idle < 100 || s.connections < 1000 || s.only != "" && s.only != "clients" && s.only != "relay" && s.only != "deploys" {
-		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 1,000 connections, 100 idle ones and one run are needed; -only takes clients, relay or deploys; no other arguments are taken")
+	if flag.NArg() > 0 || s.runs < 1 || s.rows < 1000 || s.oneRows < 1000 || s.copied < 1000 || s.caughtUp < 1000 || s.transaction < 1000 || s.idle < 100 || s.connections < 1000 ||
+		!slices.Contains([]string{"", "pipeline", "clients", "relay", "deploys", "memory"}, s.only) {
+		fmt.Fprintln(os.Stderr, "bench: at least 1,000 rows, 1,000 connections, 100 idle ones and one run are needed; -only takes pipeline, clients, relay, deploys or memory; no other arguments are taken")
 		os.Exit(2)
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -95,7 +101,12 @@ func bench(ctx context.Context, s settings) (err error) {
 		if err := os.MkdirAll(filepath.Dir(s.out), 0o755); err != nil {
 			return err
 		}
-		return os.WriteFile(s.out, []byte(text), 0o644)
+		if err := os.WriteFile(s.out, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if r.memory != nil {
+		return r.memory.err()
 	}
 	return nil
 }
@@ -109,13 +120,23 @@ func (b *bed) measure(ctx context.Context, r *report) error {
 		}
 		return nil
 	}
+	if b.settings.only == "memory" {
+		r.memory = &memoryFigures{}
+		if err := b.memory(ctx, r.memory); err != nil {
+			return fmt.Errorf("memory: %w", err)
+		}
+		return nil
+	}
 	if err := b.copyTable(ctx, r); err != nil {
 		return fmt.Errorf("initial copy: %w", err)
 	}
-	if b.settings.only == "" {
+	if b.settings.only == "" || b.settings.only == "pipeline" {
 		if err := b.measurePipeline(ctx, r); err != nil {
 			return err
 		}
+	}
+	if b.settings.only == "pipeline" {
+		return nil
 	}
 	if b.settings.only == "relay" {
 		if err := b.relay(ctx, r); err != nil {
@@ -144,6 +165,10 @@ func (b *bed) measurePipeline(ctx context.Context, r *report) error {
 	}
 	if err := b.latency(ctx, r); err != nil {
 		return fmt.Errorf("latency: %w", err)
+	}
+	var err error
+	if r.bytes, err = b.size(ctx, s.rows); err != nil {
+		return fmt.Errorf("bytes of ops: %w", err)
 	}
 	return nil
 }

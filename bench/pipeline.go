@@ -130,12 +130,21 @@ func (b *bed) compare(ctx context.Context, r *report, size, rows int) error {
 		return fmt.Errorf("discarding reader: %w", err)
 	}
 	progress("  discarding reader: %.0f rows/s", naive.rate())
+	before, _, err := b.position(ctx)
+	if err != nil {
+		return err
+	}
 	pipeline, err := b.pipeline(ctx, rows)
 	if err != nil {
 		return fmt.Errorf("pipeline: %w", err)
 	}
 	progress("  slot to durable checkpoint: %.0f rows/s, %.2f of it", pipeline.rate(), pipeline.rate()/naive.rate())
-	r.add(size, naive, pipeline)
+	bound, err := b.insertBound(ctx, before)
+	if err != nil {
+		return err
+	}
+	progress("  insert bound: %.0f ops/s", bound.rate())
+	r.add(size, naive, pipeline, bound)
 	return nil
 }
 

@@ -45,6 +45,10 @@ func cpu(pids ...int) usage {
 // peakMemory is the most resident memory a process has had, in bytes.
 func peakMemory(pid int) int64 { return memory(pid, "VmHWM:") }
 
+// resetPeak makes the peak what is resident now. Where it fails, which old
+// kernels do, peaks are those since the process began.
+func resetPeak(pid int) { _ = os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0) }
+
 // residentMemory is what it has now.
 func residentMemory(pid int) int64 { return memory(pid, "VmRSS:") }
 

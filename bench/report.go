@@ -16,21 +16,23 @@ type report struct {
 	start time.Duration // process start to the first checkpoint with everything
 	copy  measurement
 	pairs []pair
+	bytes opBytes
 	// latencies are from COMMIT on the source to a visible checkpoint, idle.
 	latencies []time.Duration
 	clients   clientFigures
 	relay     relayFigures
 	deploys   *deployFigures // nil unless only they are measured
+	memory    *memoryFigures // the same
 }
 
 // pair is one run: both readers had the same rows.
 type pair struct {
-	size            int
-	naive, pipeline measurement
+	size                   int
+	naive, pipeline, bound measurement
 }
 
-func (r *report) add(size int, naive, pipeline measurement) {
-	r.pairs = append(r.pairs, pair{size, naive, pipeline})
+func (r *report) add(size int, naive, pipeline, bound measurement) {
+	r.pairs = append(r.pairs, pair{size, naive, pipeline, bound})
 }
 
 // spread is the median, and the least and greatest when there are several.
@@ -53,13 +55,15 @@ func (r *report) markdown() string {
 		title = "# One process, many clients"
 	case r.deploys != nil:
 		title = "# A change of the rules"
+	case r.memory != nil:
+		title = "# Memory"
 	}
 	p("%s", title)
 	p("")
 	p("* %s, commit %s", r.started.UTC().Format("2006-01-02 15:04 UTC"), r.commit)
 	p("* %s", r.machine)
 	p("* PostgreSQL %s, source and sidecar on the same machine, sidecar with fsync; %s", r.postgres, r.goVersion)
-	if p("* `%s`", s.command()); r.deploys == nil {
+	if p("* `%s`", s.command()); r.deploys == nil && r.memory == nil {
 		p("* median (least–greatest) of %d", s.runs)
 	}
 	p("")
@@ -67,8 +71,13 @@ func (r *report) markdown() string {
 		r.deploys.lines(p)
 		return b.String()
 	}
+	if r.memory != nil {
+		r.memory.lines(p)
+		return b.String()
+	}
 	if len(r.pairs) > 0 {
 		r.pipeline(p)
+		r.writePath(p)
 	}
 	if s.only != "relay" {
 		p("Initial copy of %d rows: %.0f rows/s (%.2f s; %.2f s from the start of the process to the checkpoint with all rows), "+
@@ -91,6 +100,9 @@ func (r *report) markdown() string {
 func (s settings) command() string {
 	if s.only == "deploys" {
 		return fmt.Sprintf("go run ./bench -only deploys -copied %d", s.copied)
+	}
+	if s.only == "memory" {
+		return fmt.Sprintf("go run ./bench -only memory -copied %d -transaction %d -limit %d", s.copied, s.transaction, s.limit)
 	}
 	text := fmt.Sprintf("go run ./bench -rows %d -one-rows %d -copied %d -runs %d -caught-up %d -idle %d", s.rows, s.oneRows, s.copied, s.runs, s.caughtUp, s.idle)
 	if s.only != "" {

@@ -24,7 +24,10 @@ type server struct {
 }
 
 // serve starts the binary with both roles and waits until it serves.
-func (b *bed) serve(ctx context.Context) (*server, error) {
+func (b *bed) serve(ctx context.Context) (*server, error) { return b.serveAs(ctx, "all") }
+
+// serveAs starts the binary with a role that serves clients.
+func (b *bed) serveAs(ctx context.Context, role string) (*server, error) {
 	key, err := devserver.LoadKey(b.dir)
 	if err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func (b *bed) serve(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	s := &server{url: "http://" + address, key: key}
-	s.cmd = exec.CommandContext(ctx, b.binary, "serve", "-c", file)
+	s.cmd = exec.CommandContext(ctx, b.binary, "serve", "-c", file, "--role", role)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return nil, errors.Join(err, log.Close())

@@ -51,7 +51,7 @@ func (f *fixture) growsLess(limit uint64, done func() bool) {
 
 // A few pages of a table may hold gigabytes of long values: what is read of
 // them at once goes to a file, and if that may not be so long, less is read.
-func TestCopyOfLongValuesIsBounded(t *testing.T) {
+func TestRA29_CopyOfLongValuesIsBounded(t *testing.T) {
 	const rows = 2000 // on some 15 pages
 	f := newFixture(t, pgtest.Shared(t), wideRules,
 		"create table t(id int primary key, v int, big text)",
