@@ -156,13 +156,16 @@ func (b *bed) change(ctx context.Context, follow *follower, rows int, args ...st
 	deployed := make(chan error, 1)
 	go func() {
 		args := append([]string{"rules", args[0], "-c", b.config, "--json"}, args[1:]...)
-		out, err := exec.CommandContext(ctx, b.binary, args...).CombinedOutput()
+		cmd := exec.CommandContext(ctx, b.binary, args...)
+		var warnings bytes.Buffer
+		cmd.Stderr = &warnings
+		out, err := cmd.Output()
 		var result struct{ Seconds float64 }
 		if err == nil {
 			err = json.Unmarshal(out, &result)
 		}
 		if err != nil {
-			err = fmt.Errorf("millrace rules %s: %w\n%s", args[1], err, out)
+			err = fmt.Errorf("millrace rules %s: %w\n%s%s", args[1], err, warnings.Bytes(), out)
 		}
 		m.inForce = time.Duration(result.Seconds * float64(time.Second))
 		deployed <- err

@@ -20,7 +20,7 @@ import (
 
 // wire is a native WebSocket client made by hand: ten thousand of them must
 // take little memory and processor time beside the server they measure. It
-// reads text frames only and answers no pings.
+// reads text frames, and answers pings while it reads.
 type wire struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -115,13 +115,21 @@ func (w *wire) frame() (opcode byte, payload []byte, err error) {
 		w.buf = make([]byte, n)
 	}
 	w.buf = w.buf[:n]
-	_, err = io.ReadFull(w.r, w.buf)
-	return head[0] & 0x0f, w.buf, err
+	if _, err = io.ReadFull(w.r, w.buf); err != nil {
+		return 0, nil, err
+	}
+	if opcode = head[0] & 0x0f; opcode == pingFrame {
+		pong := []byte{0x80 | pongFrame, 0x80 | byte(n), 0, 0, 0, 0} // masked with zeros
+		_, err = w.conn.Write(append(pong, w.buf...))
+	}
+	return opcode, w.buf, err
 }
 
 const (
 	textFrame  = 1
 	closeFrame = 8
+	pingFrame  = 9
+	pongFrame  = 10
 )
 
 // until reads up to a completion that comes after want in the data; nil wants
