@@ -234,19 +234,19 @@ func (b *bed) prepareMemory(ctx context.Context) (other *pgx.Conn, err error) {
 
 // memoryStep does a step and waits until it is everywhere.
 func (b *bed) memoryStep(ctx context.Context, f *memoryFigures, w *memoryWatch, beats *beats, clients []*wire, step memoryStep) error {
-	beats.begin()
-	if _, err := b.src.Exec(ctx, step.sql); err != nil {
-		return err
-	}
-	began := time.Now()
 	want, commit := b.mark(ctx)
 	var reading sync.WaitGroup
 	failures := make([]error, len(clients))
-	deadline := began.Add(2 * time.Hour)
-	for i, c := range clients {
+	deadline := time.Now().Add(2 * time.Hour)
+	for i, c := range clients { // from now on, so that they answer pings
 		reading.Go(func() { _, failures[i] = c.until(deadline, want) })
 	}
-	err := commit()
+	beats.begin()
+	_, err := b.src.Exec(ctx, step.sql)
+	began := time.Now()
+	if err == nil {
+		err = commit()
+	}
 	if err == nil {
 		err = poll(ctx, 2*time.Hour, func() (bool, error) {
 			ok, err := b.arrived(ctx)
