@@ -169,6 +169,7 @@ type command struct {
 	Transport   string         `json:"transport,omitempty"`   // "http" (default) or "web-socket"
 	Sequential  bool           `json:"sequential,omitempty"`  // one line at a time
 	Checkpoints string         `json:"checkpoints,omitempty"` // "legacy" (default) or "requests"
+	Custom      bool           `json:"custom,omitempty"`      // the backend has custom write checkpoints
 	Stream      string         `json:"stream,omitempty"`
 	Parameters  map[string]any `json:"parameters,omitempty"`
 	SQL         string         `json:"sql,omitempty"`

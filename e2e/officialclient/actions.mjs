@@ -16,9 +16,27 @@ export const schema = new Schema({
 });
 
 // connector is what an app writes: it gives credentials, and sends what waits
-// to the app's own backend.
-function connector(client) {
+// to the app's own backend. With custom write checkpoints the backend's answer
+// has a number, or takes the number that the client chose.
+function connector(client, custom, checkpoints) {
+  const post = async (path, body) => {
+    const response = await fetch(client.upload + path, {
+      method: 'POST',
+      headers: { Authorization: `Bearer ${client.token}`, 'Content-Type': 'application/json' },
+      body: JSON.stringify(body)
+    });
+    if (!response.ok) {
+      throw new Error(`upload: ${response.status} ${await response.text()}`);
+    }
+    return response;
+  };
+  const requests = custom && checkpoints === 'requests';
   return {
+    ...(requests && {
+      async postCheckpointRequest(clientId, requestId) {
+        return (await (await post('/checkpoint', { client_id: clientId, checkpoint_request_id: requestId })).json()).checkpoint;
+      }
+    }),
     async fetchCredentials() {
       client.fetched++;
       return { endpoint: client.endpoint, token: client.token };
@@ -26,16 +44,9 @@ function connector(client) {
     async uploadData(db) {
       for (let tx = await db.getNextCrudTransaction(); tx; tx = await db.getNextCrudTransaction()) {
         const ops = tx.crud.map((e) => ({ op: e.op, type: e.table, id: e.id, data: e.opData ?? null }));
-        const response = await fetch(client.upload, {
-          method: 'POST',
-          headers: { Authorization: `Bearer ${client.token}`, 'Content-Type': 'application/json' },
-          body: JSON.stringify({ client_id: await db.getClientId(), transactions: [{ id: String(tx.transactionId), ops }] })
-        });
-        if (!response.ok) {
-          throw new Error(`upload: ${response.status} ${await response.text()}`);
-        }
+        const response = await post(requests ? '?numbers=client' : '', { client_id: await db.getClientId(), transactions: [{ id: String(tx.transactionId), ops }] });
         client.uploads.push(ops.length);
-        await tx.complete();
+        await tx.complete(custom && !requests ? (await response.json()).checkpoint : undefined);
       }
     }
   };
@@ -51,7 +62,7 @@ export function performer(openDatabase) {
       clients.set(c.user, { db, endpoint: c.endpoint, token: c.token, upload: c.upload, uploads: [], fetched: 0, subscriptions: [] });
     },
     async connect(c, client) {
-      await client.db.connect(connector(client), {
+      await client.db.connect(connector(client, c.custom ?? false, c.checkpoints), {
         connectionMethod: c.transport === 'web-socket' ? SyncStreamConnectionMethod.WEB_SOCKET : SyncStreamConnectionMethod.HTTP,
         fetchStrategy: c.sequential ? FetchStrategy.Sequential : FetchStrategy.Buffered,
         checkpointMode: c.checkpoints ?? 'legacy',
