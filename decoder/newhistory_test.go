@@ -14,6 +14,44 @@ import (
 	"github.com/millrace/millrace/internal/pgtest"
 )
 
+// following is a fixture over wideTable whose rules are in force, so that it
+// follows the source.
+func following(t testing.TB, server *pgtest.Server) *fixture {
+	t.Helper()
+	f := newFixture(t, server, wideRules, wideTable("default")...)
+	f.start()
+	f.settled()
+	return f
+}
+
+// shutDown stops the decoder, then the source's server.
+func (f *fixture) shutDown(server *pgtest.Server) {
+	f.t.Helper()
+	_ = f.term.stop()
+	_ = f.db.Close(context.Background())
+	server.Stop(f.t)
+}
+
+// removeWAL writes until the server, which keeps little WAL, has removed what the
+// slot still needs.
+func (f *fixture) removeWAL() {
+	f.t.Helper()
+	f.exec("create table noise(x text)")
+	pgtest.Eventually(f.t, 2*patience, func() error {
+		f.exec("insert into noise select repeat('x', 1000) from generate_series(1, 20000)")
+		f.exec("select pg_switch_wal()")
+		f.exec("checkpoint")
+		var state string
+		if err := f.db.QueryRow(context.Background(), "select wal_status from pg_replication_slots where slot_name = $1", f.config.Sources[0].Slot).Scan(&state); err != nil {
+			return err
+		}
+		if state != "lost" {
+			return fmt.Errorf("the slot is %s", state)
+		}
+		return nil
+	})
+}
+
 // renewed waits until a rule set of new definitions is in force.
 func (f *fixture) renewed(before millrace.RuleSet) {
 	f.t.Helper()
@@ -65,9 +103,7 @@ func TestRA04_RA43_RA44_LostHistory(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
-			f.start()
-			f.settled()
+			f := following(t, pgtest.Shared(t))
 			before, _ := f.sidecar.Active()
 			old := f.definition("bucket:all")
 			served := f.sidecar.Content(old)
@@ -93,9 +129,7 @@ func TestRA04_RA43_RA44_LostHistory(t *testing.T) {
 // I3, RA-43: while a new history is built, what is served does not have what is
 // uploaded. A device is told that its upload has come back once it has.
 func TestRA43_UploadsWaitForTheNewHistory(t *testing.T) {
-	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
-	f.start()
-	f.settled()
+	f := following(t, pgtest.Shared(t))
 	before, _ := f.sidecar.Active()
 	_ = f.term.stop()
 	f.exec("select pg_drop_replication_slot($1)", f.config.Sources[0].Slot)
@@ -124,9 +158,7 @@ func TestRA43_UploadsWaitForTheNewHistory(t *testing.T) {
 
 // RA-43: the same while streaming.
 func TestRA43_SlotDroppedWhileStreaming(t *testing.T) {
-	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
-	f.start()
-	f.settled()
+	f := following(t, pgtest.Shared(t))
 	before, _ := f.sidecar.Active()
 	pgtest.Eventually(t, patience, func() error {
 		f.exec("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = $1 and active", f.config.Sources[0].Slot)
@@ -150,20 +182,7 @@ func TestRA55_SlotInvalidated(t *testing.T) {
 	f.settled()
 	before, _ := f.sidecar.Active()
 	_ = f.term.stop()
-	f.exec("create table noise(x text)")
-	pgtest.Eventually(t, 2*patience, func() error {
-		f.exec("insert into noise select repeat('x', 1000) from generate_series(1, 20000)")
-		f.exec("select pg_switch_wal()")
-		f.exec("checkpoint")
-		var state string
-		if err := f.db.QueryRow(context.Background(), "select wal_status from pg_replication_slots where slot_name = $1", f.config.Sources[0].Slot).Scan(&state); err != nil {
-			return err
-		}
-		if state != "lost" {
-			return fmt.Errorf("the slot is %s", state)
-		}
-		return nil
-	})
+	f.removeWAL()
 	f.exec("update t set v = v + 1; delete from t where id = 4")
 	f.start()
 	f.renewed(before)
@@ -189,20 +208,7 @@ func TestRA21_WALRemovedWhileCopying(t *testing.T) {
 		return nil
 	})
 	_ = f.term.stop()
-	f.exec("create table noise(x text)")
-	pgtest.Eventually(t, 2*patience, func() error {
-		f.exec("insert into noise select repeat('x', 1000) from generate_series(1, 20000)")
-		f.exec("select pg_switch_wal()")
-		f.exec("checkpoint")
-		var state string
-		if err := f.db.QueryRow(context.Background(), "select wal_status from pg_replication_slots where slot_name = $1", f.config.Sources[0].Slot).Scan(&state); err != nil {
-			return err
-		}
-		if state != "lost" {
-			return fmt.Errorf("the slot is %s", state)
-		}
-		return nil
-	})
+	f.removeWAL()
 	f.start()
 	id := f.sidecar.Source("main").ID
 	pgtest.Eventually(t, patience, func() error {

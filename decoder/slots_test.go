@@ -14,9 +14,7 @@ import (
 // The fuse drops a slot that holds back too much, also while it is read; a new
 // history is built by itself.
 func TestFuseDropsALaggingSlot(t *testing.T) {
-	f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
-	f.start()
-	f.settled()
+	f := following(t, pgtest.Shared(t))
 	before, _ := f.sidecar.Active()
 	_ = f.term.stop() // the slot is not moved meanwhile
 	ctx, stop := context.WithCancel(context.Background())
