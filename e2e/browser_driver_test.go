@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,11 +21,8 @@ import (
 // browser is a process that drives Chromium, line by line; see
 // browser/driver.mjs.
 type browser struct {
-	t      testing.TB
-	in     *json.Encoder
-	out    *bufio.Scanner
-	log    *logFile
-	number int
+	t       testing.TB
+	process *lineProcess
 }
 
 // needBrowser ends the test where there is nothing to test, or nothing to test
@@ -94,39 +90,7 @@ func startBrowser(t testing.TB) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("node", filepath.Join(dir, "driver.mjs"), t.TempDir())
-	cmd.SysProcAttr = endWithParent()
-	b := &browser{t: t, log: newLog(t, "browser")}
-	cmd.Stderr = b.log.file
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.in, b.out = json.NewEncoder(in), bufio.NewScanner(out)
-	b.out.Buffer(nil, 64<<20)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stuck := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
-		defer stuck.Stop()
-		_ = in.Close() // asks it to end
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the browser's process: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("the browser says:\n%s", b.log.tail(80))
-		}
-		_ = b.log.file.Close()
-	})
-	// A browser that hangs ends the test instead of keeping it.
-	limit := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { limit.Stop() })
-	return b
+	return &browser{t, startLineProcess(t, "browser", exec.Command("node", filepath.Join(dir, "driver.mjs"), t.TempDir()))}
 }
 
 // step is a line to the process.
@@ -142,31 +106,9 @@ type step struct {
 // do has a step done and decodes its answer into value, unless that is nil.
 func (b *browser) do(s step, value any) {
 	b.t.Helper()
-	b.number++
-	s.ID = b.number
-	if err := b.in.Encode(s); err != nil {
-		b.t.Fatalf("%s on %s: %v", s.Do, s.Page, err)
-	}
-	if !b.out.Scan() {
-		b.t.Fatalf("%s on %s: the browser's process ended (%v)", s.Do, s.Page, b.out.Err())
-	}
-	var answer struct {
-		ID    int             `json:"id"`
-		Value json.RawMessage `json:"value"`
-		Error string          `json:"error"`
-	}
-	if err := json.Unmarshal(b.out.Bytes(), &answer); err != nil || answer.ID != s.ID {
-		b.t.Fatalf("%s on %s: answered %s (%v)", s.Do, s.Page, b.out.Bytes(), err)
-	}
-	if answer.Error != "" {
+	if err := b.process.ask(b.t, fmt.Sprintf("%s on %s", s.Do, s.Page), &s, &s.ID, value); err != nil {
 		b.shoot(s)
-		b.t.Fatalf("%s on %s %s %s: %s", s.Do, s.Page, s.At, s.Text, answer.Error)
-	}
-	if value == nil {
-		return
-	}
-	if err := json.Unmarshal(answer.Value, value); err != nil {
-		b.t.Fatalf("%s on %s: %v in %s", s.Do, s.Page, err, answer.Value)
+		b.t.Fatalf("%v (at %q, %q)", err, s.At, s.Text)
 	}
 }
 

@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,11 +21,8 @@ import (
 // officialClient is a process that holds unmodified official clients, driven
 // line by line; see officialclient/client.mjs.
 type officialClient struct {
-	t      testing.TB
-	in     *json.Encoder
-	out    *bufio.Scanner
-	log    *logFile
-	number int
+	t       testing.TB
+	process *lineProcess
 }
 
 // officialPackages installs what officialclient/package-lock.json pins, once
@@ -120,40 +115,8 @@ func startOfficialClient(t testing.TB) *officialClient {
 	dir := t.TempDir()
 	copyOfficialScripts(t, dir)
 	cmd := exec.Command(node24(t, packages), filepath.Join(dir, "client.mjs"))
-	cmd.SysProcAttr = endWithParent()
 	cmd.Env = cleanEnvironment()
-	o := &officialClient{t: t, log: newLog(t, "officialclient")}
-	cmd.Stderr = o.log.file
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.in, o.out = json.NewEncoder(in), bufio.NewScanner(out)
-	o.out.Buffer(nil, 16<<20)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		// A client that does not answer is killed, which ends a read as well.
-		stuck := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
-		defer stuck.Stop()
-		_ = in.Close() // asks it to end
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("the official client's process: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("the official client says:\n%s", o.log.tail(80))
-		}
-		_ = o.log.file.Close()
-	})
-	// A client that hangs ends the test instead of keeping it.
-	limit := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { limit.Stop() })
-	return o
+	return &officialClient{t, startLineProcess(t, "officialclient", cmd)}
 }
 
 // command is a line to the process; see officialclient/client.mjs.
@@ -180,30 +143,8 @@ type command struct {
 // do has a command done and decodes its answer into value, unless that is nil.
 func (o *officialClient) do(c command, value any) {
 	o.t.Helper()
-	o.number++
-	c.ID = o.number
-	if err := o.in.Encode(c); err != nil {
-		o.t.Fatalf("%s for %s: %v", c.Do, c.User, err)
-	}
-	if !o.out.Scan() {
-		o.t.Fatalf("%s for %s: the official client ended (%v)", c.Do, c.User, o.out.Err())
-	}
-	var answer struct {
-		ID    int             `json:"id"`
-		Value json.RawMessage `json:"value"`
-		Error string          `json:"error"`
-	}
-	if err := json.Unmarshal(o.out.Bytes(), &answer); err != nil || answer.ID != c.ID {
-		o.t.Fatalf("%s for %s: answered %s (%v)", c.Do, c.User, o.out.Bytes(), err)
-	}
-	if answer.Error != "" {
-		o.t.Fatalf("%s for %s %s: %s", c.Do, c.User, c.SQL, answer.Error)
-	}
-	if value == nil {
-		return
-	}
-	if err := json.Unmarshal(answer.Value, value); err != nil {
-		o.t.Fatalf("%s for %s: %v in %s", c.Do, c.User, err, answer.Value)
+	if err := o.process.ask(o.t, fmt.Sprintf("%s for %s", c.Do, c.User), &c, &c.ID, value); err != nil {
+		o.t.Fatalf("%v (%s)", err, c.SQL)
 	}
 }
 
