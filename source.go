@@ -147,12 +147,16 @@ type Copy struct {
 	Table       TableID
 	Definitions []DefinitionID
 	Shadow      bool
-	State       CopyState
-	Filenode    uint32 // relfilenode the cursor belongs to; 0 until planned
-	EndPage     uint32 // first page that need not be read
-	Cursor      uint32 // first page not merged yet
-	Rows        int64  // rows merged
-	Estimate    int64  // rows expected, -1 unknown
+	// Since is where the source stood when a shadow was registered. What was
+	// committed up to there is in the rows that the copy reads, and is not taken
+	// from the stream. 0: all is.
+	Since    LSN
+	State    CopyState
+	Filenode uint32 // relfilenode the cursor belongs to; 0 until planned
+	EndPage  uint32 // first page that need not be read
+	Cursor   uint32 // first page not merged yet
+	Rows     int64  // rows merged
+	Estimate int64  // rows expected, -1 unknown
 	// WaitFor lists transactions that must be visible before the copy may be
 	// planned; Exported sources are kept in Source.
 	WaitFor []uint64

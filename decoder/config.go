@@ -59,6 +59,7 @@ type Config struct {
 	without    rule                          // left out by tests
 	positions  time.Duration                 // between position-only checkpoints
 	stopped    time.Duration                 // how long a source rests that somebody has to look after
+	retry      time.Duration                 // before a source is tried again for the first time
 	pages      uint32                        // of the first chunk
 	fixedPages bool                          // … and of all others
 	look       time.Duration                 // between looks at the catalog
@@ -129,6 +130,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Logger, slog.Default())
 	setDefault(&c.positions, 10*time.Second)
 	setDefault(&c.stopped, 30*time.Second)
+	setDefault(&c.retry, time.Second)
 	setDefault(&c.pages, firstPages)
 	setDefault(&c.maxKeys, defaultMaxKeys)
 	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 || c.SnapshotRate < 0 {

@@ -27,8 +27,10 @@ type tableState struct {
 	copies  []*copyRun // unfinished
 	shadow  *copyRun   // the newest of them that replaces what definitions have of it
 	// outdated: the table is described as it was before a change that the stream
-	// has not come to. It is not copied.
+	// has not come to. It is not copied, and feeds no definition that it was not
+	// copied into: these have nothing of it when their copy is registered.
 	outdated bool
+	uncopied func(millrace.DefinitionID) bool // of an outdated table
 	// again says why the table is to be copied into a shadow; empty if it need
 	// not be.
 	again string
@@ -58,10 +60,8 @@ type evaluator struct {
 	partitions bool
 	// rows counts the row changes seen; a transaction that fails before its
 	// first has left no trace.
-	rows int
-	// described is the source's head when its catalog was read; commit is that
-	// of the transaction at hand.
-	described, commit millrace.LSN
+	rows   int
+	commit millrace.LSN // of the transaction at hand
 
 	insert  pgoutput.Insert
 	update  pgoutput.Update
@@ -99,13 +99,26 @@ func (e *evaluator) message(msg []byte, x xid, replay bool, b *batch) error {
 	return nil // Type, Origin and logical messages only move the position
 }
 
-// plan finds the plan of a relation, which must have been told.
+// plan finds the plan of a relation, which must have been told. It gives none if
+// the change at hand is of no interest.
 func (e *evaluator) plan(oid uint32) (*tablePlan, error) {
 	p, ok := e.plans[oid]
 	if !ok {
 		return nil, fmt.Errorf("a change of relation %d came before the relation was described", oid)
 	}
+	if p != nil && e.isRead(p.table) {
+		return nil, nil
+	}
 	return p, nil
+}
+
+// isRead tells whether all that the transaction at hand did to a table is in the
+// rows that the copy into its shadow reads, and for definitions that came later
+// in those of their copies. None of it is taken: the stream may describe the
+// table otherwise than it is known for a part of that time, so that a row which
+// it told of may leave without a word.
+func (e *evaluator) isRead(t *tableState) bool {
+	return t.shadow != nil && e.commit <= t.shadow.saved.Since
 }
 
 func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {

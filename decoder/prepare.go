@@ -86,7 +86,7 @@ func (r *runner) prepare(ctx context.Context, server *catalog.Source) (*openedEv
 	if err != nil {
 		return nil, err
 	}
-	if err := r.registerCopies(ctx, server, p); err != nil {
+	if err := r.registerCopies(ctx, server, p, head); err != nil {
 		return nil, err
 	}
 	first, err := server.CurrentSnapshot(ctx)
@@ -95,7 +95,6 @@ func (r *runner) prepare(ctx context.Context, server *catalog.Source) (*openedEv
 	}
 	opened := &openedEvent{saved: k.saved, first: &first, dropped: p.dropped, lookAt: p.lookAt}
 	opened.eval = r.newEvaluator(p.tables, r.types)
-	opened.eval.described = head
 	opened.copies, opened.over = r.unfinished(p.tables)
 	return opened, nil
 }

@@ -28,10 +28,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation, replay bool) error {
 		return &appearedError{lookedUp{oid: rel.OID}, "table " + full}
 	}
 	if what := t.differs(rel); what != "" {
-		// What was told before the catalog was read is older than what the
-		// table's copy reads. What comes again after a restart is too, since the
-		// change had to wait for the transactions before it.
-		if replay || t.shadow != nil && e.commit <= e.described {
+		if replay || e.isRead(t) {
 			return nil
 		}
 		return &changedError{rel.OID, full, what}
@@ -47,7 +44,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation, replay bool) error {
 		e.plans[rel.OID] = old
 		return nil
 	}
-	p, err := newTablePlan(e.feed, e.origin, t, columns, e.types, func(millrace.DefinitionID) bool { return true })
+	p, err := newTablePlan(e.feed, e.origin, t, columns, e.types, func(id millrace.DefinitionID) bool { return !t.outdated || !t.uncopied(id) })
 	if err != nil {
 		return err
 	}

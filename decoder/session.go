@@ -281,7 +281,7 @@ func (r *runner) run(ctx context.Context) error {
 			r.attempts = 0
 		}
 		r.known.lookFor(err)
-		wait := retryAfter(r.attempts, r.config.stopped, err)
+		wait := retryAfter(r.attempts, r.config.retry, r.config.stopped, err)
 		r.attempts++
 		if wait == 0 {
 			r.config.Logger.Info("source looked at again", "source", r.source.config.Name, "reason", err)

@@ -414,7 +414,7 @@ func hasUnchanged(t *pgoutput.Tuple) bool {
 
 // retryAfter is how long to wait before the next session. It grows with the
 // number of attempts without progress (P11); a source that somebody has to look after rests.
-func retryAfter(attempt int, rest time.Duration, err error) time.Duration {
+func retryAfter(attempt int, first, rest time.Duration, err error) time.Duration {
 	var stop *SourceError
 	switch {
 	case errors.As(err, &stop):
@@ -422,5 +422,5 @@ func retryAfter(attempt int, rest time.Duration, err error) time.Duration {
 	case looksAgain(err):
 		return 0
 	}
-	return min(time.Minute, time.Second<<min(attempt, 6))
+	return min(time.Minute, first<<min(attempt, 6))
 }

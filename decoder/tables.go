@@ -179,8 +179,11 @@ func (r *runner) outdated(saved *millrace.SourceTable) *tableState {
 	if !ok {
 		rule = catalog.TableName{Schema: saved.Schema, Name: saved.Name}
 	}
+	building := r.feed.building()
 	return &tableState{saved: saved, found: &catalog.Table{OID: saved.OID, TableName: catalog.TableName{Schema: saved.Schema, Name: saved.Name}},
-		rule: rule, outdated: true}
+		rule: rule, outdated: true, uncopied: func(id millrace.DefinitionID) bool {
+			return building != nil && r.feed.isNew(building, id) && !r.known.isCopied(building.set.ID, saved.ID, id)
+		}}
 }
 
 // take accepts how a table is now.
@@ -314,7 +317,8 @@ func (r *runner) unusable(f *catalog.Table, synced bool) error {
 // them from the durable position on. For the first of a slot the snapshot that
 // was exported with it says what must be visible; others wait until all is
 // finished that runs now.
-func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, p *preparation) error {
+// head is where the source stood after its catalog was read.
+func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, p *preparation, head millrace.LSN) error {
 	k := r.known
 	running, err := server.CurrentSnapshot(ctx)
 	if err != nil {
@@ -373,6 +377,9 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, p *
 		if k.saved.Durable != 0 {
 			if c.WaitFor = slices.Clone(running.InProgress); len(c.WaitFor) == 0 {
 				c.State = millrace.CopyRunning
+			}
+			if c.Shadow {
+				c.Since = head // what is running now is waited for
 			}
 		}
 		copies = append(copies, c)

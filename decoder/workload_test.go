@@ -205,7 +205,7 @@ func playWorkload(t *testing.T, seed uint64) {
 		if w.n(30) == 0 {
 			sql = []string{"vacuum full a", "cluster c using c_pkey", "create index on d(v)"}[w.n(3)]
 		}
-		err := f.transaction(ctx, sql, w.n(10) == 0)
+		err := transaction(ctx, f.db, sql, w.n(10) == 0)
 		told = append(told, fmt.Sprintf("%s -- %v", sql, err))
 		if err != nil {
 			refused++
@@ -236,13 +236,13 @@ func playWorkload(t *testing.T, seed uint64) {
 
 // transaction runs statements in one transaction; a statement that cannot be
 // run, such as one against a key that is taken, rolls it back.
-func (f *fixture) transaction(ctx context.Context, sql string, rollback bool) error {
+func transaction(ctx context.Context, db *pgx.Conn, sql string, rollback bool) error {
 	if strings.HasPrefix(sql, "vacuum") || strings.HasPrefix(sql, "cluster") {
-		_, err := f.db.Exec(ctx, sql)
+		_, err := db.Exec(ctx, sql)
 		return err
 	}
 	errRolledBack := errors.New("rolled back")
-	return pgx.BeginFunc(ctx, f.db, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Conn().PgConn().Exec(ctx, sql).ReadAll(); err != nil {
 			return err
 		}

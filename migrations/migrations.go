@@ -33,7 +33,7 @@ import (
 
 // Latest is the number of the newest migration: the version of the schema
 // this release works with.
-const Latest = 13
+const Latest = 17
 
 // advisoryLock is held while the schema changes: "millrace" in ASCII. It is
 // the only advisory lock of ours on the sidecar; golang-migrate takes one of

@@ -156,6 +156,8 @@ TABLE millrace.copies WITH (fillfactor=50)
     -- When it was done.
   shadow boolean NOT NULL DEFAULT false
     -- The table is copied into a shadow, which replaces its part of the definitions when it is exact.
+  since pg_lsn NOT NULL DEFAULT '0/0'::pg_lsn
+    -- Where the source stood when a shadow was registered: what was committed up to there is in the rows that are read, and not taken from the stream; 0/0: all is.
   CONSTRAINT copies_cursor_page_check CHECK ((cursor_page >= 0))
   CONSTRAINT copies_end_page_check CHECK ((end_page >= 0))
   CONSTRAINT copies_filenode_check CHECK ((filenode >= 0))

@@ -82,15 +82,15 @@ func (w *Writer) saveCopies(ctx context.Context, f *millrace.Flush) ([]millrace.
 
 func queueCopy(b *pgx.Batch, id millrace.CopyID, c *millrace.Copy) {
 	b.Queue(`
-		INSERT INTO millrace.copies (id, rule_set, source_table, definitions, state, filenode, end_page, cursor_page, rows, estimate, wait_for, started_at, done_at, shadow)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+		INSERT INTO millrace.copies (id, rule_set, source_table, definitions, state, filenode, end_page, cursor_page, rows, estimate, wait_for, started_at, done_at, shadow, since)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::text::pg_lsn)
 		ON CONFLICT (id) DO UPDATE SET rule_set = excluded.rule_set, source_table = excluded.source_table,
 			definitions = excluded.definitions, state = excluded.state, filenode = excluded.filenode,
 			end_page = excluded.end_page, cursor_page = excluded.cursor_page, rows = excluded.rows,
 			estimate = excluded.estimate, wait_for = excluded.wait_for, started_at = excluded.started_at, done_at = excluded.done_at`,
 		int64(id), int32(c.RuleSet), int32(c.Table), ints[int32](c.Definitions), string(c.State),
 		int64(c.Filenode), int64(c.EndPage), int64(c.Cursor), c.Rows, c.Estimate, ints[int64](c.WaitFor),
-		timeOrNil(c.StartedAt), timeOrNil(c.DoneAt), c.Shadow)
+		timeOrNil(c.StartedAt), timeOrNil(c.DoneAt), c.Shadow, c.Since.String())
 }
 
 // storesParts tells whether a flush has anything for saveCopies.

@@ -153,7 +153,7 @@ func readRuleSets(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) erro
 func readCopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
 	rows, err := tx.Query(ctx, `
 		SELECT c.id, c.rule_set, c.source_table, c.definitions, c.state, c.filenode, c.end_page, c.cursor_page, c.rows, c.estimate,
-			c.wait_for, c.started_at, c.done_at, c.shadow
+			c.wait_for, c.started_at, c.done_at, c.shadow, c.since::text
 		FROM millrace.copies c JOIN millrace.rule_sets r ON r.id = c.rule_set
 		WHERE c.state <> 'done' OR r.state = 'building' ORDER BY c.id`)
 	if err != nil {
@@ -166,7 +166,14 @@ func readCopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 		var state string
 		var waitFor []int64
 		var started, done *time.Time
-		err = row.Scan(&id, &set, &table, &definitions, &state, &filenode, &endPage, &cursor, &r.Rows, &r.Estimate, &waitFor, &started, &done, &r.Shadow)
+		var since string
+		err = row.Scan(&id, &set, &table, &definitions, &state, &filenode, &endPage, &cursor, &r.Rows, &r.Estimate, &waitFor, &started, &done, &r.Shadow, &since)
+		if err != nil {
+			return r, err
+		}
+		if r.Since, err = millrace.ParseLSN(since); err != nil {
+			return r, err
+		}
 		r.ID, r.RuleSet, r.Table, r.State = millrace.CopyID(id), millrace.RuleSetID(set), millrace.TableID(table), millrace.CopyState(state)
 		r.Filenode, r.EndPage, r.Cursor = uint32(filenode), uint32(endPage), uint32(cursor)
 		for _, d := range definitions {
