@@ -31,7 +31,6 @@ type spread struct {
 	uris           map[string]string // by source
 	sidecarURI     string
 	dir            string
-	more           string // lines of the configuration
 	decoder, relay *process
 	starts         int
 	folded         folds
@@ -101,29 +100,28 @@ func newSpread(t *testing.T, rules string) *spread {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.more = fmt.Sprintf("sidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\nrelay:\n  listen: %q\n", s.sidecarURI, jwk, address)
-	s.configure(slots.Add(1), spreadSources, "")
+	s.configure(fmt.Sprintf("sidecar: {uri: %q}\nrules: sync.yaml\nauth: {keys: [%s]}\nrelay:\n  listen: %q\n", s.sidecarURI, jwk, address))
 	s.writeRules("sync.yaml", rules)
 	return s
 }
 
-// configure writes the configuration for some of the sources, with more lines.
-func (s *spread) configure(slot int64, sources []string, more string) {
+// configure writes the configuration: the sources, a line each, and more.
+func (s *spread) configure(more string) {
 	s.t.Helper()
-	text := "sources:\n"
-	for _, source := range sources {
+	text, slot := "sources:\n", slots.Add(1)
+	for _, source := range spreadSources {
 		tags := "[default]"
 		if source == "billing" {
 			tags = "[]"
 		}
 		text += fmt.Sprintf("  - {name: %s, uri: %q, slot: millrace_e2e_%d_%s, tags: %s}\n", source, s.uris[source], slot, source, tags)
 	}
-	if err := os.WriteFile(s.config, []byte(text+s.more+more), 0o600); err != nil {
+	if err := os.WriteFile(s.config, []byte(text+more), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// reconfigure changes the configuration by adding lines, for the next decoder.
+// reconfigure changes the configuration, for the next decoder.
 func (s *spread) reconfigure(change func(config string) string) {
 	s.t.Helper()
 	if err := os.WriteFile(s.config, []byte(change(readFile(s.t, s.config))), 0o600); err != nil {
@@ -325,7 +323,7 @@ func (s *spread) writesTo(source string) func(context.Context, []clientsdk.Uploa
 	}
 }
 
-// folded folds a stream up to a completed checkpoint that satisfies done, and tells
+// foldUntil folds a stream up to a completed checkpoint that satisfies done, and tells
 // how many ops came for each bucket on the way.
 func foldUntil(t testing.TB, c *relaytest.Client, done func() error) (ops map[string]int) {
 	t.Helper()
