@@ -50,14 +50,32 @@ func writeError(w http.ResponseWriter, e ending) {
 	if e.status == 0 {
 		e.status = http.StatusInternalServerError
 	}
-	if e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests {
-		// A fleet that was refused together must not come back together.
-		w.Header().Set("Retry-After", strconv.Itoa(2+rand.IntN(9)))
+	if e.passes() {
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfter()))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	body := protocol.ErrorBody{Code: e.code, Status: e.status, Description: e.text}
 	w.WriteHeader(e.status)
 	w.Write(append(body.AppendJSON(nil), '\n'))
+}
+
+// passes tells whether it is worth to come back.
+func (e ending) passes() bool {
+	return e.status == http.StatusServiceUnavailable || e.status == http.StatusTooManyRequests
+}
+
+// retryAfter is in how many seconds a client may come back: a fleet that was
+// refused together must not come back together.
+func retryAfter() int { return 2 + rand.IntN(9) }
+
+// reason is what is told of an ending where there are no headers, at most so
+// many bytes.
+func (e ending) reason(limit int) string {
+	hint := ""
+	if e.passes() {
+		hint = "; retry in " + strconv.Itoa(retryAfter()) + " s"
+	}
+	return strings.ToValidUTF8(e.text[:max(min(len(e.text), limit-len(hint)), 0)], "") + hint
 }
 
 // asEnding turns any error into what the client is told.

@@ -131,7 +131,7 @@ func (c *rsConn) end(ctx context.Context, err error) {
 	case c.told && r.why.code == protocol.CodeTokenExpired:
 		c.frame(ctx, &rsocket.Payload{Stream: c.stream, Complete: true})
 	default:
-		c.frame(ctx, &rsocket.Error{Stream: r.stream, Code: r.code, Text: r.why.Error()})
+		c.frame(ctx, &rsocket.Error{Stream: r.stream, Code: r.code, Text: "[" + string(r.why.code) + "] " + r.why.reason(1<<10)})
 	}
 	status := websocket.StatusNormalClosure
 	switch {

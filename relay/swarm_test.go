@@ -116,6 +116,9 @@ var dials = []func(testing.TB, *relaytest.Server, string, *protocol.Request, *re
 	func(tb testing.TB, srv *relaytest.Server, token string, r *protocol.Request, before *relaytest.Client) *relaytest.Client {
 		return relaytest.DialRSocket(tb, srv.URL, token, r, before)
 	},
+	func(tb testing.TB, srv *relaytest.Server, token string, r *protocol.Request, before *relaytest.Client) *relaytest.Client {
+		return relaytest.DialSocket(tb, srv.URL, token, r, before)
+	},
 }
 
 func dialAny(tb testing.TB, srv *relaytest.Server, how int, user, device string, before *relaytest.Client) *relaytest.Client {

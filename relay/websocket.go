@@ -76,8 +76,9 @@ func (c *wsConn) serve(ctx context.Context) {
 
 // close tells the client why, within the limits of a close frame.
 func (c *wsConn) close(e ending) {
-	reason := string(e.code) + " " + e.text
-	c.conn.Close(websocket.StatusCode(e.close), reason[:min(len(reason), 120)]) // the client may have gone
+	const most = 123 // of a close frame
+	code := string(e.code) + " "
+	c.conn.Close(websocket.StatusCode(e.close), code+e.reason(most-len(code))) // the client may have gone
 }
 
 // open reads the first frame and makes the session.

@@ -80,7 +80,11 @@ func (s *socket) listen() {
 					s.Err = fmt.Errorf("%w in %q", err, line)
 					return
 				}
-				s.Lines <- l
+				select {
+				case s.Lines <- l:
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
 	}()

@@ -39,11 +39,13 @@ type Client struct {
 	Streams []protocol.Stream
 	At      millrace.OpID
 	Write   int64
+	// Completed is the checkpoint completed last.
+	Completed millrace.OpID
 }
 
 // NewClient is a client that holds nothing and is fed through Lines.
 func NewClient(tb testing.TB) *Client {
-	return &Client{tb: tb, cancel: func() {}, Lines: make(chan protocol.Line, 1000), Buckets: map[string]*millrace.Reduced{}}
+	return &Client{tb: tb, cancel: func() {}, Lines: make(chan protocol.Line, 4), Buckets: map[string]*millrace.Reduced{}}
 }
 
 // Request is what a current client asks with.
@@ -235,6 +237,15 @@ func (c *Client) Until(at millrace.OpID) (lines []protocol.Line) {
 	}
 }
 
+// Reach is Until for a checkpoint that may have been completed before.
+func (c *Client) Reach(at millrace.OpID) (lines []protocol.Line) {
+	c.tb.Helper()
+	if c.Completed >= at {
+		return nil
+	}
+	return c.Until(at)
+}
+
 // Fold takes one line.
 func (c *Client) Fold(l protocol.Line) {
 	c.tb.Helper()
@@ -269,6 +280,7 @@ func (c *Client) Fold(l protocol.Line) {
 		c.verify(l.LastOpID, l.Priority)
 	case protocol.CheckpointComplete:
 		c.verify(l.LastOpID, protocol.MaxPriority)
+		c.Completed = l.LastOpID
 		for name := range c.Target {
 			if c.Buckets[name] == nil {
 				c.Buckets[name] = &millrace.Reduced{}

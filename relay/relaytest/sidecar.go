@@ -23,6 +23,8 @@ type Sidecar struct {
 	down    error
 	reports []millrace.RelayReport
 	reads   int
+	open    int // snapshots
+	most    int // that were open at a time
 }
 
 // state is one committed state; never modified once published.
@@ -165,12 +167,23 @@ func (tx *Tx) Raw(definition, key string, op millrace.Op) millrace.OpID {
 	return tx.add(tx.bucket(definition, key), op)
 }
 
-// Grant gives a user the bucket of a list.
-func (tx *Tx) Grant(sub, list string) {
+// Grant gives a user the buckets of lists.
+func (tx *Tx) Grant(sub string, lists ...string) {
 	k := grantKey(sub)
-	out, _ := json.Marshal([]string{list})
-	if !slices.Contains(tx.st.lookups[k], string(out)) {
-		tx.setLookup(k, append(slices.Clone(tx.st.lookups[k]), string(out)))
+	outputs := slices.Clone(tx.st.lookups[k])
+	held := make(map[string]struct{}, len(outputs))
+	for _, out := range outputs {
+		held[out] = struct{}{}
+	}
+	for _, list := range lists {
+		out, _ := json.Marshal([]string{list})
+		if _, dup := held[string(out)]; !dup {
+			held[string(out)] = struct{}{}
+			outputs = append(outputs, string(out))
+		}
+	}
+	if len(outputs) > len(tx.st.lookups[k]) {
+		tx.setLookup(k, outputs)
 	}
 }
 
@@ -316,6 +329,23 @@ func (s *Sidecar) Snapshots() int {
 	return s.reads
 }
 
+// OpenSnapshots tells how many snapshots are open, and how many were at most.
+func (s *Sidecar) OpenSnapshots() (now, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open, s.most
+}
+
+// History gives the ops of a bucket, oldest first.
+func (s *Sidecar) History(definition, key string) []millrace.Op {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.state.buckets[millrace.BucketName{Definition: definitions[definition].ID, Name: bucketName(definition, key)}]; b != nil {
+		return slices.Clone(b.ops)
+	}
+	return nil
+}
+
 // Reports are the reports relays made, newest last.
 func (s *Sidecar) Reports() []millrace.RelayReport {
 	s.mu.Lock()
@@ -391,7 +421,9 @@ func (s *Sidecar) Snapshot(context.Context) (relay.Snapshot, error) {
 		return nil, s.down
 	}
 	s.reads++
-	return snapshot{s.state}, nil
+	s.open++
+	s.most = max(s.most, s.open)
+	return &snapshot{st: s.state, side: s}, nil
 }
 
 // Backup is a state to come back to.

@@ -11,12 +11,25 @@ import (
 )
 
 // snapshot reads one committed state.
-type snapshot struct{ st *state }
+type snapshot struct {
+	st     *state
+	side   *Sidecar
+	closed bool
+}
 
-func (s snapshot) Head() millrace.Head { return s.st.head }
-func (s snapshot) Close()              {}
+func (s *snapshot) Head() millrace.Head { return s.st.head }
 
-func (s snapshot) Changes(_ context.Context, seq int64) (millrace.Changes, error) {
+func (s *snapshot) Close() {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	s.side.mu.Lock()
+	s.side.open--
+	s.side.mu.Unlock()
+}
+
+func (s *snapshot) Changes(_ context.Context, seq int64) (millrace.Changes, error) {
 	var c millrace.Changes
 	buckets := map[millrace.BucketID]bool{}
 	lookups := map[millrace.DefinitionID]bool{}
@@ -37,7 +50,7 @@ func (s snapshot) Changes(_ context.Context, seq int64) (millrace.Changes, error
 	return c, nil
 }
 
-func (s snapshot) after(seq int64) []record {
+func (s *snapshot) after(seq int64) []record {
 	i := sort.Search(len(s.st.changes), func(i int) bool { return s.st.changes[i].seq > seq })
 	return s.st.changes[i:]
 }
@@ -50,7 +63,7 @@ func (b *bucket) totals() millrace.BucketTotals {
 	return t
 }
 
-func (s snapshot) Buckets(_ context.Context, names []millrace.BucketName) ([]millrace.BucketTotals, error) {
+func (s *snapshot) Buckets(_ context.Context, names []millrace.BucketName) ([]millrace.BucketTotals, error) {
 	out := make([]millrace.BucketTotals, len(names))
 	for i, n := range names {
 		if b := s.st.buckets[n]; b != nil {
@@ -60,7 +73,7 @@ func (s snapshot) Buckets(_ context.Context, names []millrace.BucketName) ([]mil
 	return out, nil
 }
 
-func (s snapshot) Totals(_ context.Context, ids []millrace.BucketID) ([]millrace.BucketTotals, error) {
+func (s *snapshot) Totals(_ context.Context, ids []millrace.BucketID) ([]millrace.BucketTotals, error) {
 	out := make([]millrace.BucketTotals, len(ids))
 	for i, id := range ids {
 		if b := s.st.byID[id]; b != nil {
@@ -70,7 +83,7 @@ func (s snapshot) Totals(_ context.Context, ids []millrace.BucketID) ([]millrace
 	return out, nil
 }
 
-func (s snapshot) BucketsAfter(_ context.Context, after millrace.BucketID, limit int) ([]millrace.NamedBucket, error) {
+func (s *snapshot) BucketsAfter(_ context.Context, after millrace.BucketID, limit int) ([]millrace.NamedBucket, error) {
 	var out []millrace.NamedBucket
 	for id := after + 1; int(id) <= len(s.st.buckets) && len(out) < limit; id++ {
 		out = append(out, millrace.NamedBucket{ID: id, BucketName: s.st.byID[id].name})
@@ -78,11 +91,11 @@ func (s snapshot) BucketsAfter(_ context.Context, after millrace.BucketID, limit
 	return out, nil
 }
 
-func (s snapshot) LastBucket(context.Context) (millrace.BucketID, error) {
+func (s *snapshot) LastBucket(context.Context) (millrace.BucketID, error) {
 	return millrace.BucketID(len(s.st.buckets)), nil
 }
 
-func (s snapshot) Ops(_ context.Context, ranges []millrace.BucketRange, upto millrace.OpID, limit int, visit func(int, *millrace.Op) bool) error {
+func (s *snapshot) Ops(_ context.Context, ranges []millrace.BucketRange, upto millrace.OpID, limit int, visit func(int, *millrace.Op) bool) error {
 	for i, r := range ranges {
 		b := s.st.byID[r.Bucket]
 		if b == nil {
@@ -102,7 +115,7 @@ func (s snapshot) Ops(_ context.Context, ranges []millrace.BucketRange, upto mil
 	return nil
 }
 
-func (s snapshot) RuleSet(_ context.Context, id millrace.RuleSetID) (*millrace.RuleSet, error) {
+func (s *snapshot) RuleSet(_ context.Context, id millrace.RuleSetID) (*millrace.RuleSet, error) {
 	set := s.st.sets[id]
 	if set == nil {
 		return nil, fmt.Errorf("rule set %d does not exist", id)
@@ -110,7 +123,7 @@ func (s snapshot) RuleSet(_ context.Context, id millrace.RuleSetID) (*millrace.R
 	return set, nil
 }
 
-func (s snapshot) Lookups(_ context.Context, keys []millrace.LookupKey) ([][]string, error) {
+func (s *snapshot) Lookups(_ context.Context, keys []millrace.LookupKey) ([][]string, error) {
 	out := make([][]string, len(keys))
 	for i, k := range keys {
 		out[i] = s.st.lookups[k]
@@ -118,7 +131,7 @@ func (s snapshot) Lookups(_ context.Context, keys []millrace.LookupKey) ([][]str
 	return out, nil
 }
 
-func (s snapshot) ChangedLookups(_ context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) ([]millrace.LookupKey, bool, error) {
+func (s *snapshot) ChangedLookups(_ context.Context, definitions []millrace.DefinitionID, after millrace.OpID, limit int) ([]millrace.LookupKey, bool, error) {
 	var out []millrace.LookupKey
 	for _, r := range s.st.changes {
 		if r.op <= after {
@@ -133,7 +146,7 @@ func (s snapshot) ChangedLookups(_ context.Context, definitions []millrace.Defin
 	return out, len(out) <= limit, nil
 }
 
-func (s snapshot) Events(context.Context) (events []millrace.DefinitionID, err error) {
+func (s *snapshot) Events(context.Context) (events []millrace.DefinitionID, err error) {
 	for _, d := range s.st.sets[s.st.head.RuleSet].Definitions {
 		if d.Kind == millrace.EventDefinition {
 			events = append(events, d.ID)
@@ -144,7 +157,7 @@ func (s snapshot) Events(context.Context) (events []millrace.DefinitionID, err e
 
 // counter is what a user has: with custom write checkpoints the greatest of its
 // mark and the number it gave itself.
-func (s snapshot) counter(custom bool, user string) (millrace.WriteCheckpoint, bool) {
+func (s *snapshot) counter(custom bool, user string) (millrace.WriteCheckpoint, bool) {
 	w, ok := s.st.counters[user]
 	if !custom {
 		return w, ok
@@ -157,7 +170,7 @@ func (s snapshot) counter(custom bool, user string) (millrace.WriteCheckpoint, b
 	return w, true
 }
 
-func (s snapshot) WriteCheckpoints(_ context.Context, events []millrace.DefinitionID, users []string) ([]millrace.WriteCheckpoint, error) {
+func (s *snapshot) WriteCheckpoints(_ context.Context, events []millrace.DefinitionID, users []string) ([]millrace.WriteCheckpoint, error) {
 	var out []millrace.WriteCheckpoint
 	for _, u := range users {
 		if w, ok := s.counter(len(events) > 0, u); ok {
@@ -167,7 +180,7 @@ func (s snapshot) WriteCheckpoints(_ context.Context, events []millrace.Definiti
 	return out, nil
 }
 
-func (s snapshot) AcknowledgedAfter(_ context.Context, events []millrace.DefinitionID, seq int64, limit int) ([]millrace.WriteCheckpoint, bool, error) {
+func (s *snapshot) AcknowledgedAfter(_ context.Context, events []millrace.DefinitionID, seq int64, limit int) ([]millrace.WriteCheckpoint, bool, error) {
 	var out []millrace.WriteCheckpoint
 	users := maps.Clone(s.st.counters)
 	if len(events) > 0 {
