@@ -39,6 +39,13 @@ type settings struct {
 }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == crowdMode {
+		if err := serveCrowd(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: clients:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var s settings
 	flag.IntVar(&s.rows, "rows", 300_000, "rows of each measurement with 100-row transactions")
 	flag.IntVar(&s.oneRows, "one-rows", 100_000, "rows of each measurement with one-row transactions")

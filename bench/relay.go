@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -20,6 +19,7 @@ type relayFigures struct {
 	idleCPU     time.Duration // of the process, while the others' buckets change
 	idleFor     time.Duration
 	idleCommits int
+	memory      []idleMemory
 }
 
 // fanOut is a number of connections, and commits that some of them get.
@@ -47,8 +47,9 @@ const (
 	relayPatience = 2 * time.Minute
 )
 
-// relay measures one process with many native connections; the clients and the
-// writer are this process, on the same machine.
+// relay measures one process with many native connections. The writer is this
+// process, and so are few clients; many are processes of their own. All of it
+// shares the machine.
 func (b *bed) relay(ctx context.Context, r *report) error {
 	f := &r.relay
 	f.connections = b.settings.connections
@@ -64,6 +65,7 @@ func (b *bed) relay(ctx context.Context, r *report) error {
 		{"a steady load", b.steady},
 		{"catch-up", b.manyCatchUps},
 		{"idle connections", b.watchers},
+		{"memory of idle connections", b.idleByTransport},
 	}
 	for _, step := range steps {
 		progress("%s", step.name)
@@ -75,62 +77,18 @@ func (b *bed) relay(ctx context.Context, r *report) error {
 	return nil
 }
 
-// connectAll opens sessions, many at a time, and reads each up to its first
-// completion.
-func (s *server) connectAll(ctx context.Context, n int, user func(int) string) (_ []*wire, err error) {
-	list := make([]*wire, n)
-	defer func() {
-		if err != nil {
-			closeAll(list)
-		}
-	}()
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(dialing)
-	for i := range list {
-		g.Go(func() error {
-			w, err := s.wire(ctx, user(i), fmt.Sprint("wire", i))
-			if err != nil {
-				return err
-			}
-			list[i] = w
-			_, err = w.until(time.Now().Add(relayPatience), nil)
-			return err
-		})
-	}
-	return list, g.Wait()
-}
-
-func closeAll(list []*wire) {
-	for _, w := range list {
-		if w != nil {
-			w.close()
-		}
-	}
-}
-
-// deliver commits and waits until the clients have got it.
-func (f *fanOut) deliver(s *server, clients []*wire, want []byte, commit func() error) error {
-	arrivals, failures := make([]time.Time, len(clients)), make([]error, len(clients))
-	var group sync.WaitGroup
-	deadline := time.Now().Add(relayPatience)
-	for i, c := range clients {
-		group.Go(func() { arrivals[i], failures[i] = c.until(deadline, want) })
-	}
+// deliver commits and waits until the clients from one to another have got it.
+func (f *fanOut) deliver(s *server, c *crowd, from, to int, want []byte, commit func() error) error {
 	before := cpu(s.cmd.Process.Pid).of(s.cmd.Process.Pid)
-	err := commit()
-	start := time.Now()
+	arrivals, committed, err := c.deliver(from, to, want, commit)
 	if err != nil {
-		closeAll(clients)
-	}
-	group.Wait()
-	if err := errors.Join(append(failures, err)...); err != nil {
 		return err
 	}
 	f.cpu += cpu(s.cmd.Process.Pid).of(s.cmd.Process.Pid) - before
-	f.deliveries += len(clients)
+	f.deliveries += len(arrivals)
 	last := time.Duration(0)
 	for _, at := range arrivals {
-		d := max(at.Sub(start), 0) // a client may know before the writer
+		d := max(at.Sub(committed), 0) // a client may know before the writer
 		f.times = append(f.times, d)
 		last = max(last, d)
 	}
@@ -149,25 +107,27 @@ func (b *bed) mark(ctx context.Context) (want []byte, commit func() error) {
 }
 
 func (b *bed) sameBucket(ctx context.Context, s *server, f *relayFigures, n int) error {
-	warm, err := s.connectAll(ctx, idleBefore, func(int) string { return reader })
+	same := func(int) string { return reader }
+	warm, err := s.connectAll(ctx, idleBefore, 0, same)
 	if err != nil {
 		return err
 	}
 	defer closeAll(warm)
 	base := residentMemory(s.cmd.Process.Pid)
-	clients, err := s.connectAll(ctx, n, func(int) string { return reader })
+	clients, err := b.crowd(ctx, s, n, same)
 	if err != nil {
 		return err
 	}
-	defer closeAll(clients)
+	defer clients.close()
 	fan := fanOut{what: "all in one bucket", clients: n, reached: n}
 	fan.perConn = (residentMemory(s.cmd.Process.Pid) - base) / int64(n)
+	closeAll(warm)
 	for i := range relayCommits + 2 {
 		if i == 2 { // the first ones warm up
 			fan.times, fan.last, fan.cpu, fan.deliveries = nil, nil, 0, 0
 		}
 		want, commit := b.mark(ctx)
-		if err := fan.deliver(s, clients, want, commit); err != nil {
+		if err := fan.deliver(s, clients, 0, n, want, commit); err != nil {
 			return err
 		}
 	}
@@ -181,15 +141,15 @@ func (b *bed) tenPerBucket(ctx context.Context, s *server, f *relayFigures) erro
 	if _, err := b.src.Exec(ctx, `INSERT INTO tasks SELECT gen_random_uuid(), gen_random_uuid(), 'ten' || g, 'Task', '0', 'open', 1, false, now() FROM generate_series(0, $1::int) g`, n/perBucket); err != nil {
 		return err
 	}
-	clients, err := s.connectAll(ctx, n, func(i int) string { return fmt.Sprint("ten", i/perBucket) })
+	clients, err := b.crowd(ctx, s, n, func(i int) string { return fmt.Sprint("ten", i/perBucket) })
 	if err != nil {
 		return err
 	}
-	defer closeAll(clients)
+	defer clients.close()
 	fan := fanOut{what: "ten for each bucket, one changes", clients: n, reached: perBucket}
 	for i := range 10 * relayCommits {
 		bucket := i * 7 % (n / perBucket)
-		err := fan.deliver(s, clients[bucket*perBucket:(bucket+1)*perBucket], fmt.Appendf(nil, `change %d.`, i), func() error {
+		err := fan.deliver(s, clients, bucket*perBucket, (bucket+1)*perBucket, fmt.Appendf(nil, `change %d.`, i), func() error {
 			_, err := b.src.Exec(ctx, "UPDATE tasks SET description = $1 WHERE owner = $2", fmt.Sprintf("change %d.", i), fmt.Sprint("ten", bucket))
 			return err
 		})
@@ -204,7 +164,7 @@ func (b *bed) tenPerBucket(ctx context.Context, s *server, f *relayFigures) erro
 // steady commits at a rate, whatever the clients do, and takes the time of every
 // commit at every client.
 func (b *bed) steady(ctx context.Context, s *server, f *relayFigures) error {
-	clients, err := s.connectAll(ctx, steadyClients, func(int) string { return reader })
+	clients, err := s.connectAll(ctx, steadyClients, 0, func(int) string { return reader })
 	if err != nil {
 		return err
 	}
@@ -277,7 +237,7 @@ func (b *bed) manyCatchUps(ctx context.Context, s *server, f *relayFigures) erro
 	for _, n := range []int{1, catchUpMany} {
 		for range b.settings.runs {
 			start := time.Now()
-			clients, err := s.connectAll(ctx, n, func(int) string { return collector })
+			clients, err := s.connectAll(ctx, n, 0, func(int) string { return collector })
 			if err != nil {
 				return err
 			}
@@ -298,7 +258,7 @@ func (b *bed) manyCatchUps(ctx context.Context, s *server, f *relayFigures) erro
 // watchers are connected while buckets of others change.
 func (b *bed) watchers(ctx context.Context, s *server, f *relayFigures) error {
 	measure := func(n int) (time.Duration, time.Duration, error) {
-		clients, err := s.connectAll(ctx, n, func(i int) string { return fmt.Sprint("watcher", i) })
+		clients, err := s.connectAll(ctx, n, 0, func(i int) string { return fmt.Sprint("watcher", i) })
 		if err != nil {
 			return 0, 0, err
 		}
@@ -329,9 +289,9 @@ func (f *relayFigures) lines(p func(string, ...any)) {
 	p("")
 	p("## Many connections")
 	p("")
-	p("One process with both roles; native WebSocket clients and the writer in another process on the same machine.")
+	p("One process with both roles; the writer and native WebSocket clients, if many in a process of their own, on the same machine.")
 	p("")
-	p("| connections | reached by a commit | KiB each | COMMIT to the last client, ms: median | longest | to any client: median | 99th percentile | server CPU for each delivery, µs (the decoder's part included) |")
+	p("| connections | reached by a commit | KiB each, right after connecting | COMMIT to the last client, ms: median | longest | to any client: median | 99th percentile | server CPU for each delivery, µs (the decoder's part included) |")
 	p("|---|---|---|---|---|---|---|---|")
 	for _, x := range f.fanOuts {
 		last, all := slices.Sorted(slices.Values(x.last)), slices.Sorted(slices.Values(x.times))
@@ -355,5 +315,13 @@ func (f *relayFigures) lines(p func(string, ...any)) {
 	if f.idleCommits > 0 {
 		p("")
 		p("%d idle clients while others' buckets changed %d times in %.1f s: %d ms of CPU more than without them.", idleWatchers, f.idleCommits, f.idleFor.Seconds(), f.idleCPU.Milliseconds())
+	}
+	if len(f.memory) > 0 {
+		p("")
+		p("| idle connections | | KiB of resident memory each, right after connecting | %s later |", idleSettled)
+		p("|---|---|---|---|")
+		for _, m := range f.memory {
+			p("| %d | %s | %.1f | %.1f |", m.connections, m.transport, float64(m.atOnce)/1024, float64(m.settled)/1024)
+		}
 	}
 }

@@ -54,9 +54,9 @@ func (s *server) wire(ctx context.Context, user, id string) (_ *wire, err error)
 		}
 	}()
 	w := &wire{conn: conn, r: bufio.NewReaderSize(conn, wireBuffer)}
-	key := base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%016x", len(id)))
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\nSec-WebSocket-Protocol: %s\r\n\r\n",
-		protocol.PathWebSocket, key, protocol.Subprotocol)
+	if _, err := conn.Write(upgrade(protocol.PathWebSocket, protocol.Subprotocol)); err != nil {
+		return nil, err
+	}
 	resp, err := http.ReadResponse(w.r, nil)
 	if err != nil {
 		return nil, err
@@ -69,11 +69,18 @@ func (s *server) wire(ctx context.Context, user, id string) (_ *wire, err error)
 	if err != nil {
 		return nil, err
 	}
-	frame := []byte{0x81, 0x80 | 126}
-	frame = binary.BigEndian.AppendUint16(frame, uint16(len(open)))
-	frame = append(append(frame, 0, 0, 0, 0), open...) // masked with zeros
-	_, err = conn.Write(frame)
+	_, err = conn.Write(clientFrame(textFrame, open))
 	return w, err
+}
+
+// upgrade asks for a WebSocket.
+func upgrade(path, subprotocol string) []byte {
+	key := base64.StdEncoding.EncodeToString([]byte("sixteen bytes it"))
+	b := fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n", path, key)
+	if subprotocol != "" {
+		b = fmt.Appendf(b, "Sec-WebSocket-Protocol: %s\r\n", subprotocol)
+	}
+	return append(b, "\r\n"...)
 }
 
 // open is the first frame of a session.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"sync/atomic"
 
@@ -61,6 +62,8 @@ type change struct {
 	// node was too large to carry them. The publisher drops them when the node
 	// leaves the ring, and never changes them otherwise.
 	lines atomic.Pointer[dataLines]
+	// told is dropped with lines.
+	told atomic.Pointer[told]
 }
 
 // delivery is a node handed to one session.
@@ -288,7 +291,7 @@ func (c *core) interrupts(ds []delivery) bool {
 		return false
 	}
 	for _, d := range ds {
-		for _, h := range c.touched(d.node) {
+		for h := range c.touched(d.node) {
 			if h.priority < c.todo[0].priority {
 				return true
 			}
@@ -297,28 +300,40 @@ func (c *core) interrupts(ds []delivery) bool {
 	return false
 }
 
-// touched lists the held buckets a node changes.
-func (c *core) touched(n *node) (hs []*heldBucket) {
-	if len(n.changes) < len(c.held) {
-		for ref := range n.changes {
-			if h := c.held[ref]; h != nil {
-				hs = append(hs, h)
+// touched gives the held buckets a node changes.
+func (c *core) touched(n *node) iter.Seq[*heldBucket] {
+	return func(yield func(*heldBucket) bool) {
+		if len(n.changes) < len(c.held) {
+			for ref := range n.changes {
+				if h := c.held[ref]; h != nil && !yield(h) {
+					return
+				}
+			}
+			return
+		}
+		for ref, h := range c.held {
+			if n.changes[ref] != nil && !yield(h) {
+				return
 			}
 		}
-		return hs
 	}
-	for ref, h := range c.held {
-		if n.changes[ref] != nil {
-			hs = append(hs, h)
-		}
-	}
-	return hs
 }
 
 // nodes moves to the end of the last delivery, wholly. The deliveries are
 // consecutive for this session: no node in between changes its buckets. At most
 // room bytes of the nodes' lines are sent; the rest goes by pages.
 func (c *core) nodes(ds []delivery, room int, out *output) {
+	only := c.only(ds, room)
+	if only != nil && c.retell(ds[0], only, out) {
+		return
+	}
+	c.tell(ds, room, out)
+	if only != nil {
+		ds[0].node.changes[only.ref].keep(only, c.write, out)
+	}
+}
+
+func (c *core) tell(ds []delivery, room int, out *output) {
 	type news struct {
 		h      *heldBucket
 		state  bucketState
@@ -337,7 +352,7 @@ func (c *core) nodes(ds []delivery, room int, out *output) {
 			continue
 		}
 		at = d.node.to
-		for _, h := range c.touched(d.node) {
+		for h := range c.touched(d.node) {
 			n := index[h]
 			if n == nil {
 				// What is behind, or less urgent than what is, waits for pages.

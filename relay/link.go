@@ -25,8 +25,11 @@ const openWait = 10 * time.Second
 type link struct {
 	relay   *Relay
 	conn    *websocket.Conn
+	raw     net.Conn // under conn
 	agent   string
 	trace   millrace.Span // of connecting, until there is a session
+	writing sync.Mutex    // of messages; control frames are conn's affair
+	closing atomic.Bool   // a close frame was sent, or a message only in part
 	seen    atomic.Int64  // unix nanoseconds of the client's last sign of life
 	pinging atomic.Bool
 	group   sync.WaitGroup // goroutines of the connection
@@ -60,7 +63,7 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 	o.OriginPatterns = r.cfg.Origins
 	o.OnPongReceived = func(context.Context, []byte) { l.touch() }
 	o.OnPingReceived = func(context.Context, []byte) bool { l.touch(); return true }
-	conn, err := websocket.Accept(leanWriter{w}, req, o)
+	conn, err := websocket.Accept(leanWriter{w, l}, req, o)
 	if err != nil {
 		r.opening.Add(-1)
 		r.group.Done()
@@ -75,10 +78,21 @@ func (r *Relay) upgrade(w http.ResponseWriter, req *http.Request, o *websocket.A
 	go serve(ctx, l)
 }
 
-// leanWriter makes the connection that is taken over keep small buffers.
-type leanWriter struct{ http.ResponseWriter }
+// leanWriter makes the connection that is taken over keep small buffers, and
+// gives it to the link.
+type leanWriter struct {
+	http.ResponseWriter
+	link *link
+}
 
 func (w leanWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Sizes of buffers. What is written by way of the buffer is control frames, and
+// the head of compressed ones.
+const (
+	readBuffer  = 512
+	writeBuffer = 128
+)
 
 // Hijack implements http.Hijacker.
 func (w leanWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -86,17 +100,19 @@ func (w leanWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return conn, rw, err
 	}
+	w.link.raw = conn
 	// What the client sent already stays buffered.
 	early, err := rw.Reader.Peek(rw.Reader.Buffered())
 	if err != nil {
 		return conn, rw, err
 	}
 	early = bytes.Clone(early)
-	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), conn), max(512, len(early)))
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), conn), max(readBuffer, len(early)))
 	if _, err := r.Peek(len(early)); err != nil {
 		return conn, rw, err
 	}
-	return conn, bufio.NewReadWriter(r, bufio.NewWriterSize(conn, 1024)), nil
+	shared := libraryConn{conn, &w.link.writing}
+	return shared, bufio.NewReadWriter(r, bufio.NewWriterSize(shared, writeBuffer)), nil
 }
 
 // errGone ends a session whose client went.
@@ -146,14 +162,6 @@ func (l *link) message(ctx context.Context, limit int64) (websocket.MessageType,
 	}
 	l.touch()
 	return kind, b, nil
-}
-
-// write sends one message. The time it may take grows with its size.
-func (l *link) write(ctx context.Context, kind websocket.MessageType, b []byte) error {
-	timeout := l.relay.limits.WriteTimeout * time.Duration(1+len(b)/(256<<10))
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return l.conn.Write(ctx, kind, b)
 }
 
 // ping asks for a sign of life, one at a time.

@@ -579,6 +579,7 @@ func (p *publisher) remember(n *node, size int) {
 		old := p.ring[0]
 		for _, ch := range old.changes {
 			ch.lines.Store(nil)
+			ch.told.Store(nil)
 		}
 		p.ringBytes -= old.size
 		p.ring[0] = nil

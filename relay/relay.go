@@ -213,7 +213,7 @@ func (r *Relay) drain() {
 	r.mu.Lock()
 	for s, cancel := range r.sessions {
 		cancel()
-		s.signal()
+		s.interrupt()
 	}
 	r.mu.Unlock()
 	<-gone

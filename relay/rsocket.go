@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +139,7 @@ func (c *rsConn) end(ctx context.Context, err error) {
 	case r.code == rsocket.ConnectionError || r.code == rsocket.InvalidSetup:
 		status = websocket.StatusProtocolError
 	}
-	c.conn.Close(status, string(r.why.code)) // the client may have gone
+	c.close(status, string(r.why.code))
 }
 
 // frame sends a frame that needs no credit.
@@ -438,12 +437,14 @@ func (c *rsConn) send(ctx context.Context, o *output) error {
 }
 
 func (c *rsConn) payload(ctx context.Context, line []byte) error {
-	b := frameBuffers.Get().(*bytes.Buffer)
-	defer putFrameBuffer(b)
-	b.Reset()
-	b.Write((&rsocket.Payload{Stream: c.stream, Next: true}).Append(b.AvailableBuffer()))
-	b.Write(line)
-	return c.write(ctx, websocket.MessageBinary, b.Bytes())
+	m := newMessage()
+	defer m.free()
+	m.Write((&rsocket.Payload{Stream: c.stream, Next: true}).Append(m.AvailableBuffer()))
+	m.Write(line)
+	if m.size() >= compressAbove {
+		return c.sendCompressed(ctx, websocket.MessageBinary, m)
+	}
+	return c.link.send(ctx, websocket.MessageBinary, m)
 }
 
 // keepalive ends the session of a client that shows no sign of life; RSocket has

@@ -92,6 +92,9 @@ type transport interface {
 	// room is how many lines the client takes now, 0 for none; the session is
 	// signalled when there is room again. Sending more blocks.
 	room() int
+	// interrupt ends a send that is under way, once its context has ended. The
+	// transport cannot be used after it.
+	interrupt()
 }
 
 // roomForAll is the room of transports that count no lines.

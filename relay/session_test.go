@@ -19,6 +19,7 @@ type fakeTransport struct {
 
 func (f *fakeTransport) send(context.Context, *output) error { return nil }
 func (f *fakeTransport) room() int                           { return roomForAll }
+func (f *fakeTransport) interrupt()                          {}
 func (f *fakeTransport) tokenEnds(ctx context.Context, seconds int32) error {
 	return f.keepalive(ctx, seconds)
 }

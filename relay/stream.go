@@ -62,7 +62,7 @@ func (r *Relay) serveStream(w http.ResponseWriter, req *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Vary", "Accept, Accept-Encoding")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold lines back
-	t := &httpStream{w: w, control: http.NewResponseController(w), as: as, timeout: r.limits.WriteTimeout}
+	t := &httpStream{w: w, control: http.NewResponseController(w), as: as, timeout: r.limits.WriteTimeout, ctx: ctx}
 	t.coding = newCoding(contentCoding(req.Header.Values("Accept-Encoding")), deadlineWriter{t})
 	// Nothing more is read: a server's read timeout would end the stream.
 	if err := t.control.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -85,6 +85,7 @@ type httpStream struct {
 	as      protocol.Encoding
 	coding  coding
 	timeout time.Duration
+	ctx     context.Context // of the session
 }
 
 // begin sends the head: the client is connected when it arrives.
@@ -97,6 +98,8 @@ func (t *httpStream) begin() error {
 }
 
 func (t *httpStream) room() int { return roomForAll }
+
+func (t *httpStream) interrupt() { t.control.SetWriteDeadline(time.Unix(1, 0)) }
 
 func (t *httpStream) send(ctx context.Context, o *output) error {
 	for _, c := range o.chunks {
@@ -138,6 +141,10 @@ func (d deadlineWriter) Write(b []byte) (n int, err error) {
 	for len(b) > 0 {
 		piece := b[:min(len(b), writePiece)]
 		if err := d.t.control.SetWriteDeadline(time.Now().Add(d.t.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return n, err
+		}
+		// Who cancels interrupts what is written from here on.
+		if err := d.t.ctx.Err(); err != nil {
 			return n, err
 		}
 		m, err := d.t.w.Write(piece)

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -50,7 +49,7 @@ func (c *wsConn) serve(ctx context.Context) {
 	c.relay.opening.Add(-1)
 	if err != nil {
 		c.trace.End(err)
-		c.close(c.relay.asEnding(err))
+		c.tell(c.relay.asEnding(err))
 		c.done()
 		return
 	}
@@ -60,7 +59,7 @@ func (c *wsConn) serve(ctx context.Context) {
 	s.start(ctx, c, func(err error) {
 		defer close(ended)
 		if e := (ending{}); errors.As(err, &e) && e.close != 0 {
-			c.close(e)
+			c.tell(e)
 		} else {
 			c.conn.CloseNow()
 		}
@@ -74,11 +73,11 @@ func (c *wsConn) serve(ctx context.Context) {
 	}()
 }
 
-// close tells the client why, within the limits of a close frame.
-func (c *wsConn) close(e ending) {
+// tell ends the connection and says why, within the limits of a close frame.
+func (c *wsConn) tell(e ending) {
 	const most = 123 // of a close frame
 	code := string(e.code) + " "
-	c.conn.Close(websocket.StatusCode(e.close), code+e.reason(most-len(code))) // the client may have gone
+	c.close(websocket.StatusCode(e.close), code+e.reason(most-len(code)))
 }
 
 // open reads the first frame and makes the session.
@@ -91,7 +90,7 @@ func (c *wsConn) open(ctx context.Context) (*session, context.Context, func(), e
 		f, err = c.readFrame(ctx)
 		return err
 	}, ending{code: protocol.CodeInvalid, close: protocol.CloseNoOpen, text: "no open frame within 10 s"},
-		func(err error) { c.close(c.relay.asEnding(err)) })
+		func(err error) { c.tell(c.relay.asEnding(err)) })
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -295,15 +294,15 @@ const gzipAbove = 1 << 10
 // send writes the lines in as few frames as it can: one, unless compressed ones
 // come between.
 func (c *wsConn) send(ctx context.Context, o *output) error {
-	text := frameBuffers.Get().(*bytes.Buffer)
-	defer putFrameBuffer(text)
-	text.Reset()
+	text := newMessage()
+	defer text.free()
 	flush := func() error {
-		if text.Len() == 0 {
+		if text.size() == 0 {
 			return nil
 		}
-		defer text.Reset()
-		return c.charge(ctx, websocket.MessageText, bytes.TrimSuffix(text.Bytes(), []byte{'\n'}))
+		defer text.clear()
+		text.Truncate(text.Len() - 1) // the last line's end
+		return c.charge(ctx, websocket.MessageText, text)
 	}
 	for _, ch := range o.chunks {
 		if !c.gzip || len(ch.text) < gzipAbove {
@@ -313,10 +312,11 @@ func (c *wsConn) send(ctx context.Context, o *output) error {
 		if err := flush(); err != nil {
 			return err
 		}
-		member := gzipChunk(ch)
-		if err := c.charge(ctx, websocket.MessageBinary, member); err != nil {
+		text.Write(gzipChunk(ch))
+		if err := c.charge(ctx, websocket.MessageBinary, text); err != nil {
 			return err
 		}
+		text.clear()
 	}
 	return flush()
 }
@@ -328,20 +328,10 @@ func gzipChunk(ch chunk) []byte {
 	return gzipMember(ch.text)
 }
 
-var frameBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// putFrameBuffer keeps a buffer for the next frame, unless a rare large frame has
-// made it one that is not worth keeping.
-func putFrameBuffer(b *bytes.Buffer) {
-	if b.Cap() <= 4*pageBytes {
-		frameBuffers.Put(b)
-	}
-}
-
 // charge writes a frame and takes it off the credit.
-func (c *wsConn) charge(ctx context.Context, kind websocket.MessageType, b []byte) error {
-	c.credits.Add(-int64(len(b)))
-	return c.write(ctx, kind, b)
+func (c *wsConn) charge(ctx context.Context, kind websocket.MessageType, m *message) error {
+	c.credits.Add(-int64(m.size()))
+	return c.link.send(ctx, kind, m)
 }
 
 func (c *wsConn) writeText(ctx context.Context, line []byte) error {

@@ -19,7 +19,7 @@ type worker struct {
 }
 
 // start serves the session until it ends; ctx is the connection's. After ctx
-// has ended the session must be signalled. ended is told why.
+// has ended the session must be interrupted. ended is told why.
 func (s *session) start(ctx context.Context, t transport, ended func(error)) {
 	w := &worker{ctx: ctx, t: t, ended: ended, asked: true}
 	w.clock.keepalive = time.Now().Add(nextKeepalive())
@@ -38,7 +38,7 @@ func (s *session) run(ctx context.Context, t transport) error {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		s.signal()
+		s.interrupt()
 		return <-done
 	}
 }
@@ -59,6 +59,17 @@ func (s *session) signal() {
 		s.working = true
 		go s.work(s.worker)
 	}
+}
+
+// interrupt has the session end, whatever its client does; its context has ended.
+func (s *session) interrupt() {
+	s.mu.Lock()
+	w := s.worker
+	s.mu.Unlock()
+	if w != nil {
+		w.t.interrupt()
+	}
+	s.signal()
 }
 
 // rest ends the work unless there was a signal meanwhile.
