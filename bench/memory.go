@@ -167,7 +167,7 @@ func (b *bed) memory(ctx context.Context, f *memoryFigures) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	w.relay = s.cmd.Process.Pid
-	clients, err := s.connectAll(ctx, memoryClients, func(int) string { return reader })
+	clients, err := s.connectAll(ctx, memoryClients, 0, func(int) string { return reader })
 	if err != nil {
 		return err
 	}
