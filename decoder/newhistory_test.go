@@ -156,6 +156,48 @@ func TestRA43_UploadsWaitForTheNewHistory(t *testing.T) {
 	f.contentEquals("bucket:all", wideQuery)
 }
 
+// What takes the place of rules that lost their history cannot be given up: they
+// would stand still for ever.
+func TestRA43_NewHistoryIsNotGivenUp(t *testing.T) {
+	f := newFixture(t, pgtest.Shared(t), deployRules("v"), deployTables...)
+	f.start()
+	f.inForce(1)
+	_ = f.term.stop()
+	f.exec("select pg_drop_replication_slot($1)", f.config.Sources[0].Slot)
+	f.exec("update t set v = v + 1")
+	gate := make(chan struct{})
+	f.config.wrap = func(r chunkReader) chunkReader { return &gatedReader{r, gate} }
+	f.start()
+	pgtest.Eventually(t, patience, func() error {
+		if copies := f.sidecar.Copies(); len(copies) == 0 || copies[len(copies)-1].State == millrace.CopyDone {
+			return fmt.Errorf("copies %+v", copies)
+		}
+		return nil
+	})
+	for _, target := range []millrace.RuleSetID{0, 1} {
+		if a := f.rollback(target); !a.Refused || !strings.Contains(a.Message, "history of a source is lost") {
+			t.Errorf("roll-back to %d: %+v", target, a)
+		}
+	}
+	if a := f.deploy(deployRules("w")); a.Refused || a.Deploy == nil {
+		t.Fatalf("another deploy meanwhile: %+v", a)
+	}
+	// Back to what is in force means to build it anew.
+	if a := f.deploy(deployRules("v")); a.Refused || a.Abandon || a.Deploy == nil {
+		t.Fatalf("the rules in force again: %+v", a)
+	}
+	close(gate)
+	pgtest.Eventually(t, 2*patience, func() error {
+		set, _ := f.sidecar.Active()
+		if set.ID == 1 {
+			return fmt.Errorf("copies %+v", f.sidecar.Copies())
+		}
+		return nil
+	})
+	f.settled()
+	f.contentEquals("bucket:three", threeVQuery)
+}
+
 // RA-43: the same while streaming.
 func TestRA43_SlotDroppedWhileStreaming(t *testing.T) {
 	f := following(t, pgtest.Shared(t))

@@ -69,7 +69,7 @@ func decideRequest(q *millrace.RuleRequest, sets []millrace.RuleSet) millrace.Ru
 		a.Refused, a.Message = true, err.Error()
 	case building != nil && syncrules.SameContent([]byte(building.Content), []byte(q.Content)) && means(building, rules):
 		a.RuleSet, a.Message = building.ID, fmt.Sprintf("rule set %d has this content and is being built", building.ID)
-	case active != nil && syncrules.SameContent([]byte(active.Content), []byte(q.Content)) && means(active, rules):
+	case active != nil && !lostHistory(active) && syncrules.SameContent([]byte(active.Content), []byte(q.Content)) && means(active, rules):
 		stay(&a, active, building)
 	default:
 		a.Deploy = &millrace.RuleSet{Content: q.Content, Definitions: definitionsOf(rules)}
@@ -90,6 +90,12 @@ func stay(a *millrace.RuleAnswer, active, building *millrace.RuleSet) {
 	}
 }
 
+// lostHistory tells whether a definition of a rule set has what a lost history of
+// a source told, and no more.
+func lostHistory(s *millrace.RuleSet) bool {
+	return slices.ContainsFunc(s.Definitions, func(d millrace.Definition) bool { return strings.Contains(d.Hash, "~") })
+}
+
 // decideRollback goes back to a rule set that is still fed. While one is being
 // built, going back means to give it up.
 func decideRollback(a *millrace.RuleAnswer, target millrace.RuleSetID, sets []millrace.RuleSet, active, building *millrace.RuleSet) {
@@ -97,6 +103,9 @@ func decideRollback(a *millrace.RuleAnswer, target millrace.RuleSetID, sets []mi
 	switch {
 	case active == nil:
 		refuse("no rule set is in force yet: there is nothing to go back to")
+		return
+	case (target == active.ID || target == 0) && building != nil && lostHistory(active):
+		refuse("rule set %d stands still, since the history of a source is lost: rule set %d, which takes its place, cannot be given up", active.ID, building.ID)
 		return
 	case target == active.ID, target == 0 && building != nil:
 		stay(a, active, building)

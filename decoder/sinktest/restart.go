@@ -28,6 +28,14 @@ func (s *Sidecar) RestartHistory(ctx context.Context, r millrace.HistoryRestart)
 			}
 			s.without[d.ID] = append(s.without[d.ID], next.ID)
 		}
+		for i := range s.sets {
+			s.sets[i].Definitions = slices.Clone(s.sets[i].Definitions)
+			for j := range s.sets[i].Definitions {
+				if d := &s.sets[i].Definitions[j]; slices.Contains(r.Lost, d.ID) {
+					d.Hash = fmt.Sprintf("%s~%d", d.Hash, next.ID)
+				}
+			}
+		}
 		for id, c := range s.copies {
 			t := slices.IndexFunc(s.tables, func(t millrace.SourceTable) bool { return t.ID == c.Table })
 			if s.tables[t].Source == r.Source {
