@@ -93,7 +93,7 @@ func stay(a *millrace.RuleAnswer, active, building *millrace.RuleSet) {
 // lostHistory tells whether a definition of a rule set has what a lost history of
 // a source told, and no more.
 func lostHistory(s *millrace.RuleSet) bool {
-	return slices.ContainsFunc(s.Definitions, func(d millrace.Definition) bool { return strings.Contains(d.Hash, "~") })
+	return slices.ContainsFunc(s.Definitions, func(d millrace.Definition) bool { return plainHash(d.Hash) != d.Hash })
 }
 
 // decideRollback goes back to a rule set that is still fed. While one is being
