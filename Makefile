@@ -83,7 +83,7 @@ bench: go ## rows per second from the slot to a durable checkpoint, beside a rea
 	@.ci/need postgres
 	$(GO) run ./bench $(ARGS)
 
-bench-relay: go ## one process with 10,000 clients: memory, fan-out, catch-up
+bench-relay: go ## one process with 10,000 clients: memory by transport, fan-out, catch-up
 	@.ci/need postgres
 	$(GO) run ./bench -only relay -copied 1000 $(ARGS)
 

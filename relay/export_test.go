@@ -27,3 +27,13 @@ func (r *Relay) EndAll() {
 		s.finish(errRestarting)
 	}
 }
+
+// SentBytes is what all sessions were sent.
+func (r *Relay) SentBytes() (n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.sessions {
+		n += s.bytes.Load()
+	}
+	return n
+}

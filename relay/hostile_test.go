@@ -424,3 +424,38 @@ func TestStopWaitsForNobody(t *testing.T) {
 	}
 	<-stopped
 }
+
+// TestStopWithStalledReaders: a relay that stops does not wait for clients that
+// take nothing, whatever they might be given otherwise.
+func TestStopWithStalledReaders(t *testing.T) {
+	t.Parallel() // it waits for them for a time
+	side := relaytest.NewSidecar()
+	large(side, 100)
+	srv := relaytest.Serve(t, side, relaytest.Options{Limits: relay.Limits{WriteTimeout: 24 * time.Hour}})
+	url := stalling(t, srv.URL)
+	for _, open := range openAnd {
+		defer open(t, url, srv.Token("alice"))()
+	}
+	connections(t, srv, len(openAnd))
+	// All of them have been sent something, and wait.
+	before := int64(-1)
+	pgtest.Eventually(t, time.Minute, func() error {
+		now := srv.Relay.SentBytes()
+		was := before
+		before = now
+		if now == 0 || now != was {
+			return fmt.Errorf("%d bytes were sent, before %d", now, was)
+		}
+		return nil
+	})
+	stopped := make(chan struct{})
+	go func() {
+		srv.Stop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("the relay waits for %d sessions", srv.Relay.Sessions())
+	}
+}
