@@ -159,6 +159,7 @@ func (f *fixture) messages(slot string) (n int) {
 func TestRA56_NoHeartbeat(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprint("heartbeat ", on), func(t *testing.T) {
+			t.Parallel()
 			f := newFixture(t, pgtest.Shared(t), wideRules, wideTable("default")...)
 			f.config.Heartbeat = -1
 			if on { // shows that the messages would be seen
