@@ -76,7 +76,7 @@ func TestRelayCustomWriteCheckpoint(t *testing.T) {
 		}
 		update(2)
 		update(3)
-		eventually(t, "the uploads", func() bool { return app.last() == 2 })
+		eventually(t, "the uploads", func() bool { return app.last() == 2 && !db.Status().Uploading })
 		side.Commit(func(tx *relaytest.Tx) { tx.Put("global", "", "b", "x", `{"v":3}`) })
 		held := func(what string) {
 			t.Helper()
@@ -136,7 +136,11 @@ func TestRelayCustomWriteCheckpoint(t *testing.T) {
 		app.mu.Unlock()
 		side.Activate("")
 		update(5)
-		eventually(t, "the upload", func() bool { return app.last() == 4 })
+		uploaded := func() bool {
+			queue, err := db.UploadQueue(ctx, 1)
+			return err == nil && len(queue) == 0 && !db.Status().Uploading
+		}
+		eventually(t, "the upload", uploaded)
 		db.Disconnect()
 		if err := db.Connect(app, o); err != nil {
 			t.Fatal(err)

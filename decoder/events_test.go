@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -94,7 +95,22 @@ func TestR40_WriteCheckpointsFollowTheData(t *testing.T) {
 			})
 			const last = 250
 			writer := make(chan error, 1)
-			go func() { writer <- writeMarks(f.uri, 51, last) }()
+			ended := make(chan struct{})
+			defer close(ended)
+			// Not all of it in one flush.
+			pace := func(i int) {
+				for ahead := true; ahead; {
+					mu.Lock()
+					ahead = seen < int64(i-40)
+					mu.Unlock()
+					select {
+					case <-ended:
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+			}
+			go func() { writer <- writeMarks(f.uri, 51, last, pace) }()
 			f.survive(func() error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -120,7 +136,7 @@ func TestR40_WriteCheckpointsFollowTheData(t *testing.T) {
 
 // writeMarks writes rows, each followed by its number in marks: in a transaction
 // of its own, or in the same one, before the row or after it.
-func writeMarks(uri string, from, to int) error {
+func writeMarks(uri string, from, to int, pace func(i int)) error {
 	ctx := context.Background()
 	db, err := pgx.Connect(ctx, uri)
 	if err != nil {
@@ -129,6 +145,7 @@ func writeMarks(uri string, from, to int) error {
 	defer db.Close(ctx)
 	const row, mark = "insert into t values (%d)", "update marks set n = %d where user_id = 'u' and client_id = 'c'"
 	for i := from; i <= to; i++ {
+		pace(i)
 		row, mark := fmt.Sprintf(row, i), fmt.Sprintf(mark, i)
 		list := [][]string{{row, mark}, {row + ";" + mark}, {mark + ";" + row}}[i%3]
 		for _, statements := range list { // each is one transaction

@@ -43,14 +43,8 @@ SELECT w.user_id, w.id, nullif(w.acked_id, 0) AS acknowledged_id, w.requested_at
       WHERE s.durable < p.value::pg_lsn), 'the next checkpoint') END AS waits_for
 FROM millrace.write_requests w
 WHERE w.acked_id < w.id
-UNION ALL
-SELECT c.user_id, c.id, NULL, c.at, clock_timestamp() - c.at, format('rule set %s, which is being built, to come into force', r.id)
-FROM millrace.rule_sets r CROSS JOIN LATERAL jsonb_array_elements(r.mapping) m
-JOIN millrace.custom_write_checkpoints c ON c.definition = (m->>'definition')::integer
-WHERE r.state = 'building' AND m->>'kind' = 'event' AND NOT EXISTS (
-  SELECT FROM millrace.rule_sets o WHERE o.state = 'active' AND o.mapping @> jsonb_build_array(jsonb_build_object('definition', c.definition)))
-ORDER BY requested_at;
-COMMENT ON VIEW millrace.pending_write_checkpoints IS 'Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints come with the checkpoint that contains them, so they wait for rules to come into force only.';
+ORDER BY w.requested_at;
+COMMENT ON VIEW millrace.pending_write_checkpoints IS 'Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints are never among them: they come with the checkpoint that contains them.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.user_id IS 'Subject of the token, with /<client id> if the client has one.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.id IS 'The number that is waited for.';
 COMMENT ON COLUMN millrace.pending_write_checkpoints.acknowledged_id IS 'Newest number that was reached.';

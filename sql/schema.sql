@@ -929,7 +929,7 @@ VIEW millrace.definitions
     -- When its history was dropped.
 
 VIEW millrace.pending_write_checkpoints
-  -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints come with the checkpoint that contains them, so they wait for rules to come into force only.
+  -- Uploads whose effects no checkpoint contains yet, oldest first: those devices hold server data back. Custom write checkpoints are never among them: they come with the checkpoint that contains them.
   user_id text COLLATE "C"
     -- Subject of the token, with /<client id> if the client has one.
   id bigint

@@ -141,11 +141,11 @@ func TestR40_CustomWriteCheckpointsPerVersion(t *testing.T) {
 		return list[0].Acknowledged
 	}
 	equal(t, int64(3), told())
-	equal(t, []string{fmt.Sprintf(`(u,30,"rule set %d, which is being built, to come into force")`, next.ID)},
-		lines(t, x.conn, `SELECT user_id, id, waits_for FROM millrace.pending_write_checkpoints`))
+	equal(t, []string{"(u,3,t)", "(u,30,f)"}, lines(t, x.conn, `SELECT user_id, id, served FROM millrace.write_checkpoints ORDER BY id`))
+	equal(t, []string{}, lines(t, x.conn, `SELECT user_id FROM millrace.pending_write_checkpoints`))
 	x.commit(t, &millrace.Flush{Activate: next.ID})
 	equal(t, int64(30), told())
-	equal(t, []string{}, lines(t, x.conn, `SELECT user_id FROM millrace.pending_write_checkpoints`))
+	equal(t, []string{"(u,3,f)", "(u,30,t)"}, lines(t, x.conn, `SELECT user_id, id, served FROM millrace.write_checkpoints ORDER BY id`))
 
 	x.apply(t, marked(both, "1", millrace.WriteMark{Definition: before.Events[0], User: "u", ID: 4}, millrace.WriteMark{Definition: after.Events[0], User: "u", ID: 40}))
 	x.commit(t, nil)

@@ -253,6 +253,8 @@ func TestRulesCommands(t *testing.T) {
 		{"nothing to go back to", []string{"rollback"}, exitFinding, []string{"no earlier rule set is kept"}},
 		{"a set there never was", []string{"rollback", "--to", "7"}, exitFinding, []string{"rule set 7 is not kept"}},
 		{"diff", []string{"diff", s.rulesFile(t, tenRules(map[int]string{2: "id, w"}))}, exitOK, []string{"changed", "bucket:def_2", "about 100 rows of public.t_2", "9 kept, 1 to build, 1 retired. About 100 rows to copy."}},
+		{"an event", []string{"diff", s.rulesFile(t, tenRules(nil)+"event_definitions: {write_checkpoints: {payloads: [\"SELECT id AS user_id, v AS checkpoint FROM t_3\"]}}\n")}, exitOK,
+			[]string{"added", "event:write_checkpoints", "about 100 rows of public.t_3", "10 kept, 1 to build, 0 retired.", "does not select client_id"}},
 		{"a table that is not there", []string{"diff", s.rulesFile(t, strings.Replace(tenRules(nil), "FROM t_2", "FROM t_22", 1))}, exitOK, []string{"sync.yaml:10:", "t_22", "9 kept, 1 to build"}},
 	} {
 		out, errOut, code := s.rules(t, c.args...)

@@ -113,6 +113,13 @@ func TestExplainConditions(t *testing.T) {
   broken:
     data:
       - SELECT id, json_extract(title, '$.x') AS x FROM todos WHERE created_by = 'alice'
+event_definitions:
+  write_checkpoints:
+    payloads:
+      - SELECT created_by AS user_id, 'phone' AS client_id, 7 AS checkpoint FROM todos WHERE completed = true
+  checkpoint_requests:
+    payloads:
+      - SELECT created_by AS user_id, 'phone' AS client_id, 7 AS checkpoint FROM todos WHERE completed = false
 `)
 	s.exec(t, `UPDATE todos SET completed = true, title = 'secret', created_by = 'alice' WHERE id = $1`, explainedTodo)
 	s.start(t)
@@ -121,6 +128,7 @@ func TestExplainConditions(t *testing.T) {
 	for _, want := range []string{
 		"open", ": not in it", `completed = false is false (completed = 1)`, `title != 'secret' is false (title = "secret")`,
 		"it fails: invalid JSON", "error: broken: invalid JSON",
+		"event write_checkpoints (", ": write checkpoint 7 for alice/phone", "event checkpoint_requests (", ": no write checkpoint",
 	} {
 		if code != exitFinding || !strings.Contains(out, want) {
 			t.Errorf("exit code %d, it does not say %q:\n%s%s", code, want, out, errOut)
