@@ -61,13 +61,19 @@ func (r *runner) restartHistory(ctx context.Context, server *catalog.Source, los
 			}
 		}
 	}
-	err := r.writer.call(ctx, func(ctx context.Context, s Sidecar) error { return s.RestartHistory(ctx, restart) })
-	if err != nil {
-		return fmt.Errorf("begin a new history of source %q: %w", r.source.config.Name, err)
-	}
-	r.config.Logger.Warn("the history of a source is lost; its tables are copied again, and clients keep what they have until that is done",
-		"code", code, "source", r.source.config.Name, "reason", lost.Reason, "definitions", len(restart.Lost))
-	return &restartError{r.source.config.Name, lost}
+	restarted := &restartError{r.source.config.Name, lost}
+	err := r.writer.call(ctx, func(ctx context.Context, s Sidecar) error {
+		if err := s.RestartHistory(ctx, restart); err != nil {
+			return fmt.Errorf("begin a new history of source %q: %w", r.source.config.Name, err)
+		}
+		r.config.Logger.Warn("the history of a source is lost; its tables are copied again, and clients keep what they have until that is done",
+			"code", code, "source", r.source.config.Name, "reason", lost.Reason, "definitions", len(restart.Lost))
+		// An error ends the writer: whatever others are about to store, such as
+		// copies, or that another source's history is lost too, was decided by
+		// rule sets and definitions that are not what they were.
+		return restarted
+	})
+	return err
 }
 
 // refuseRemoved refuses to copy everything again while the source removes WAL

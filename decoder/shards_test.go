@@ -353,3 +353,53 @@ bucket_definitions:
 		t.Errorf("definitions %v of %+v", got, rules.Definitions())
 	}
 }
+
+// meeting holds back the first new history until both sources are about to
+// begin one.
+type meeting struct {
+	*sinktest.Sidecar
+	s    *shards
+	once sync.Once
+}
+
+func (m *meeting) RestartHistory(ctx context.Context, r millrace.HistoryRestart) error {
+	m.once.Do(func() {
+		for i := range m.s.dbs {
+			pgtest.Eventually(m.s.t, patience, func() error {
+				var looked bool
+				if err := m.s.dbs[i].QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+					AND state = 'idle' AND query LIKE '%FROM pg_replication_slots%')`).Scan(&looked); err != nil {
+					return err
+				}
+				if !looked {
+					return fmt.Errorf("s%d has not looked at its slot", i)
+				}
+				return nil
+			})
+		}
+	})
+	return m.Sidecar.RestartHistory(ctx, r)
+}
+
+// The history of two sources is lost at the same time: what the second is about
+// to store was decided by definitions that have successors since the first has
+// a new history. Both are copied again before anything is in force.
+func TestTwoHistoriesLostAtOnce(t *testing.T) {
+	s := newShards(t, pgtest.Shared(t), pgtest.Shared(t))
+	s.on(0, "insert into t select 'a'||g, g from generate_series(1,20) g")
+	s.on(1, "insert into t select 'b'||g, g from generate_series(1,20) g")
+	s.start()
+	s.converges()
+	before, _ := s.sidecar.Active()
+	_ = s.term.stop()
+	for i := range s.dbs {
+		s.on(i, "select pg_drop_replication_slot($1)", s.config.Sources[i].Slot)
+		s.on(i, "update t set v = v + 100; delete from t where v % 3 = 0")
+	}
+	s.term = startTerm(s.config, &meeting{Sidecar: s.sidecar, s: s})
+	s.renewed(before)
+	if got := len(s.content()); got < 20 {
+		t.Errorf("%d rows came into force", got)
+	}
+	s.converges()
+}
