@@ -169,4 +169,5 @@ type DecoderState struct {
 	Copies      []Copy    // not done, and done ones of rule sets still building
 	Rereads     []Reread
 	Definitions []Definition // of the rule sets above
+	Recopies    []Recopy     // of RecopyWindow, oldest first
 }

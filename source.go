@@ -124,6 +124,16 @@ type SchemaChange struct {
 	CopyOf *Copy
 }
 
+// Recopy is a copy of a table that a change of the table caused.
+type Recopy struct {
+	Table  TableID
+	Change string // as in SchemaChange
+	At     time.Time
+}
+
+// RecopyWindow is how far back recopies are known.
+const RecopyWindow = time.Hour
+
 // CopyID numbers copies of tables.
 type CopyID int64
 

@@ -64,6 +64,8 @@ type Config struct {
 	fixedPages bool                          // … and of all others
 	look       time.Duration                 // between looks at the catalog
 	maxKeys    int
+	recopies   int              // of a table for one reason within an hour
+	now        func() time.Time // of the guard against more
 }
 
 // SourceConfig is a source server.
@@ -132,6 +134,10 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.stopped, 30*time.Second)
 	setDefault(&c.retry, time.Second)
 	setDefault(&c.pages, firstPages)
+	setDefault(&c.recopies, maxRecopies)
+	if c.now == nil {
+		c.now = time.Now
+	}
 	setDefault(&c.maxKeys, defaultMaxKeys)
 	if c.BatchMaxBytes < 0 || c.SpoolMax < 0 || c.SnapshotWorkers < 0 || c.SnapshotRate < 0 {
 		return c, errors.New("decoder config: negative limit")

@@ -307,7 +307,7 @@ func (s *source) finishCopies(a *appender) {
 		}
 		a.noteDirty(c)
 		c.endTrace(nil)
-		a.log.Info("table copied", "source", s.config.Name, "table", c.name(), "rows", c.saved.Rows)
+		a.log.Info("table copied", "source", s.config.Name, "table", c.name(), "rows", c.saved.Rows, "took", c.saved.DoneAt.Sub(c.saved.StartedAt))
 	}
 	clear(s.copies[len(rest):])
 	s.copies = rest

@@ -55,4 +55,5 @@ const (
 	codeSlot    = "MR1030" // slot missing, lost or held by another reader
 	codeHistory = "MR1040" // positions of slot and sidecar contradict each other
 	codeStream  = "MR1001" // connection to the source
+	codeLoop    = "MR1022" // a table is copied over and over
 )

@@ -221,6 +221,9 @@ type known struct {
 	shown   map[string]bool                        // findings logged
 	print   string                                 // of the catalog when the session began
 
+	recopies  []millrace.Recopy // of the source's tables
+	lookAgain time.Time         // when a table may be copied that was copied too often; zero for never
+
 	lostAt   []time.Time // when earlier histories of the source were lost
 	keepSize string      // max_slot_wal_keep_size when WAL was found to be removed before a copy was done
 }
@@ -271,6 +274,11 @@ func openSource(c *Config, i int, state *millrace.DecoderState) (*source, *known
 	for _, cp := range state.Copies {
 		if ids[cp.Table] {
 			k.copies = append(k.copies, cp)
+		}
+	}
+	for _, r := range state.Recopies {
+		if ids[r.Table] {
+			k.recopies = append(k.recopies, r)
 		}
 	}
 	for _, r := range state.Rereads {

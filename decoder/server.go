@@ -113,6 +113,9 @@ func (r *runner) watchCatalog(ctx context.Context, server *catalog.Source) error
 			return ctx.Err()
 		case <-tick.C:
 		}
+		if at := r.known.lookAgain; !at.IsZero() && !r.config.now().Before(at) {
+			return errLookAgain
+		}
 		findings, tables, err := server.Preflight(ctx, match, namedTables(patterns))
 		if err != nil {
 			return err

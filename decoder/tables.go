@@ -45,6 +45,7 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table, head 
 	if err != nil {
 		return nil, err
 	}
+	k.lookAgain = time.Time{}
 	p := &preparation{}
 	noticed := map[string]millrace.LSN{}
 	due := func(d *difference) bool {
@@ -98,8 +99,20 @@ func (r *runner) prepareTables(ctx context.Context, found []catalog.Table, head 
 				p.tables = append(p.tables, r.outdated(saved))
 				continue
 			}
+			if err := r.copiedTooOften(saved, f); err != nil && d.copy {
+				k.absent[lookedUp{oid: f.OID}] = true
+				left = append(left, err)
+				p.lost(r, d, err)
+				continue
+			}
 			p.take(r, t, d)
 		} else {
+			if err := r.copiedTooOften(saved, f); err != nil {
+				k.absent[lookedUp{oid: f.OID}] = true
+				left = append(left, err)
+				p.needs(k.saved.ID, f, err)
+				continue
+			}
 			if saved == nil {
 				// Without its columns until its copies are registered: a crash
 				// between must not make it a table whose rows are there already.
@@ -225,6 +238,9 @@ func (p *preparation) lost(r *runner, d *difference, err error) {
 	p.needs(marked.Source, d.found, err)
 	c := &p.changes[len(p.changes)-1]
 	c.Action = "its rows stay as they were; when that is done, it is copied again"
+	if c.Code == codeLoop {
+		c.Action = "its rows stay as they were until then"
+	}
 	if !d.found.Published && r.config.OnDrop == dropRemoves {
 		c.Action = "its rows are removed; when that is done, it is copied again"
 		p.dropped = append(p.dropped, droppedTable{saved: &marked, remove: true, change: *c})
@@ -368,6 +384,7 @@ func (r *runner) registerCopies(ctx context.Context, server *catalog.Source, p *
 		}
 		if shadow {
 			// Also definitions that read it by another name before.
+			k.recopies = append(k.recopies, millrace.Recopy{Table: c.Table, Change: t.again, At: r.config.now()})
 			c.Shadow, c.Definitions = true, definitionsIn(r.feed.scope(t.saved.ID, nil))
 			p.changes = append(p.changes, millrace.SchemaChange{Source: t.saved.Source, Object: t.found.String(), Change: t.again, CopyOf: c,
 				Action: "copied; its rows replace what was synced of it when the copy is exact"})

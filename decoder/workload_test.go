@@ -177,6 +177,7 @@ func TestRandomWorkload(t *testing.T) {
 func playWorkload(t *testing.T, seed uint64) {
 	f := newFixture(t, pgtest.Shared(t), workloadRules, workloadTables...)
 	f.config.look = 200 * time.Millisecond
+	f.config.recopies = 1 << 20 // DDL is drawn again and again
 	f.config.pages, f.config.fixedPages = 4, true
 	f.config.BatchMaxBytes = 64 << 10
 	w := &workload{rng: rand.New(rand.NewPCG(seed, 7))}

@@ -55,4 +55,16 @@ func TestSchemaChanges(t *testing.T) {
 	c.State = millrace.CopyDone
 	x.commit(t, &millrace.Flush{Copies: []*millrace.Copy{c}})
 	equal(t, []string{`(cured)`, `(done)`}, lines(t, x.conn, `SELECT state FROM millrace.schema_changes`))
+	// The next term knows why a table was copied lately.
+	must(t, x.w.Close(t.Context()))
+	x.w = lead(t, x.store)
+	state, err := x.w.State(t.Context())
+	must(t, err)
+	if r := state.Recopies; len(r) != 1 || r[0].Table != x.tables[0].ID || r[0].Change != "it can be synced" || r[0].At.IsZero() {
+		t.Errorf("recopies %+v", r)
+	}
+	exec(t, x.conn, `UPDATE millrace.schema_events SET at = at - interval '61 minutes'`)
+	if state, err = x.w.State(t.Context()); err != nil || len(state.Recopies) != 0 {
+		t.Errorf("recopies %+v (%v) of more than an hour ago", state.Recopies, err)
+	}
 }

@@ -23,7 +23,7 @@ func (w *Writer) State(ctx context.Context) (*millrace.DecoderState, error) {
 	// One snapshot; nothing is written, so no fence is needed.
 	err := pgx.BeginTxFunc(ctx, w.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		for _, read := range []func(context.Context, pgx.Tx, *millrace.DecoderState) error{
-			readSources, readTables, readRuleSets, readCopies, readRereads,
+			readSources, readTables, readRuleSets, readCopies, readRereads, readRecopies,
 		} {
 			if err := read(ctx, tx, s); err != nil {
 				return err
@@ -188,6 +188,22 @@ func readCopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error 
 		if done != nil {
 			r.DoneAt = *done
 		}
+		return r, err
+	})
+	return err
+}
+
+func readRecopies(ctx context.Context, tx pgx.Tx, s *millrace.DecoderState) error {
+	rows, err := tx.Query(ctx, `
+		SELECT c.source_table, e.change, e.at FROM millrace.schema_events e JOIN millrace.copies c ON c.id = e.copy
+		WHERE c.shadow AND e.at > clock_timestamp() - $1::interval ORDER BY e.at`, millrace.RecopyWindow)
+	if err != nil {
+		return err
+	}
+	s.Recopies, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r millrace.Recopy, err error) {
+		var table int32
+		err = row.Scan(&table, &r.Change, &r.At)
+		r.Table = millrace.TableID(table)
 		return r, err
 	})
 	return err

@@ -26,6 +26,7 @@ func (s *Sidecar) State(ctx context.Context) (*millrace.DecoderState, error) {
 		Tables:      slices.DeleteFunc(slices.Clone(s.tables), func(t millrace.SourceTable) bool { return s.forgotten[t.ID] }),
 		RuleSets:    slices.DeleteFunc(slices.Clone(s.sets), func(set millrace.RuleSet) bool { return !live(&set) }),
 		Definitions: slices.Clone(s.definitions),
+		Recopies:    slices.Clone(s.recopies),
 	}
 	for i := range state.RuleSets {
 		set := &state.RuleSets[i]

@@ -62,6 +62,7 @@ type Sidecar struct {
 	shadows     map[millrace.CopyID]map[string]*millrace.Change
 	marks       map[Device]Mark
 	events      []millrace.SchemaChange
+	recopies    []millrace.Recopy
 	puts        int64
 	removes     int64
 	misled      []string      // by Change.New
@@ -345,6 +346,7 @@ func (s *Sidecar) commit(f *millrace.Flush) (millrace.Checkpoint, error) {
 	}
 	for _, c := range f.SchemaChanges {
 		if c.CopyOf != nil {
+			s.recopies = append(s.recopies, millrace.Recopy{Table: c.CopyOf.Table, Change: c.Change, At: time.Now()})
 			c.Copy, c.CopyOf = c.CopyOf.ID, nil
 		}
 		s.events = append(s.events, c)
