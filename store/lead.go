@@ -326,7 +326,10 @@ func (w *Writer) begins(ctx context.Context) error {
 	err := w.conn.QueryRow(ctx, `
 		SELECT h.seq, h.op_id, h.at, 'millrace.row_output'::regtype::oid,
 			(SELECT coalesce(max(id), 0) FROM millrace.bucket_names),
-			(SELECT coalesce(max(id), 0) FROM millrace.copies)
+			-- Copies are deleted; what is left of their shadows, and what is noted of
+			-- them, must not become a later copy's.
+			greatest((SELECT max(id) FROM millrace.copies), (SELECT max(copy) FROM millrace.shadow_rows), (SELECT max(copy) FROM millrace.shadow_lookups),
+				(SELECT max(copy) FROM millrace.shadow_errors), (SELECT max(copy) FROM millrace.schema_events), 0)
 		FROM millrace.head h WHERE h.fence = $1`, w.fence).
 		Scan(&w.head.Seq, &w.head.OpID, &w.head.At, &w.outputOID, &w.lastBucket, &w.lastCopy)
 	if err != nil {

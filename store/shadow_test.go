@@ -68,3 +68,20 @@ func TestSchemaChanges(t *testing.T) {
 		t.Errorf("recopies %+v (%v) of more than an hour ago", state.Recopies, err)
 	}
 }
+
+// A copy that is begun in a later term has nothing of one that was deleted with
+// its rule set or source: neither its number nor, so, what is left in its shadow.
+func TestShadowOfADeletedCopy(t *testing.T) {
+	x := newWorld(t, Options{})
+	x.castShadows(t)
+	c := x.upsert(0, "old", x.out(0, "a", "lists", "old", "1"))
+	c.Scope = x.shadows[0]
+	x.apply(t, c)
+	x.commit(t, nil)
+	exec(t, x.conn, `DELETE FROM millrace.copies`)
+	must(t, x.w.Close(t.Context()))
+	x.w = lead(t, x.store)
+	next := &millrace.Copy{RuleSet: x.set.ID, Table: x.tables[0].ID, State: millrace.CopyRunning, Shadow: true}
+	x.commit(t, &millrace.Flush{Copies: []*millrace.Copy{next}})
+	equal(t, []string{`(0)`}, lines(t, x.conn, fmt.Sprintf(`SELECT count(*) FROM millrace.shadow_rows WHERE copy = %d`, next.ID)))
+}
