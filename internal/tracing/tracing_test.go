@@ -251,3 +251,31 @@ func TestEndpoints(t *testing.T) {
 		t.Error("an endpoint that is no URL was taken")
 	}
 }
+
+// BenchmarkTrace is what a trace of three spans costs that is recorded; compare
+// BenchmarkTraceOff of the root package.
+func BenchmarkTrace(b *testing.B) {
+	for _, sample := range []float64{0, 0.05, 1} {
+		b.Run(fmt.Sprintf("sample=%v", sample), func(b *testing.B) {
+			server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			defer server.Close()
+			p, err := tracing.New(b.Context(), tracing.Config{Endpoint: server.URL, Sample: sample, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Shutdown(context.WithoutCancel(b.Context()))
+			b.ReportAllocs()
+			for b.Loop() {
+				span := millrace.BeginTrace(p, "outer")
+				ctx, inner := millrace.ChildSpan(span.In(b.Context()), "inner")
+				_, last := millrace.ChildSpan(ctx, "last")
+				if last.On() {
+					last.Set(slog.Int("rows", 1))
+				}
+				last.End(nil)
+				inner.End(nil)
+				span.End(nil)
+			}
+		})
+	}
+}
