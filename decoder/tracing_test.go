@@ -80,6 +80,7 @@ func TestTracesOfTheFirstStart(t *testing.T) {
 func TestTraceOfAReplacement(t *testing.T) {
 	t.Parallel()
 	f := todoFixture(t)
+	f.config.look = 100 * time.Millisecond
 	r := f.traced()
 	f.start()
 	f.settled()
