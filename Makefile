@@ -53,8 +53,9 @@ demo: ## install what is missing, build, and run the to-do demo until Ctrl-C
 
 SOAK ?= 2h
 
-soak: go ## random workload of DML and DDL under a decoder that is killed, for SOAK=2h
-	MILLRACE_WORKLOAD_FOR=$(SOAK) go test -race -timeout 0 -count=1 -run TestRandomWorkload -v ./decoder
+soak: go ## random workload on two shards under faults of every kind, new seeds for SOAK=2h
+	@.ci/need postgres
+	MILLRACE_SOAK_FOR=$(SOAK) $(GO) test -race -timeout 0 -count=1 -run '^TestSoak$$' -v ./decoder $(ARGS)
 
 test: go ## install what is missing and run every test, with the race detector
 	@.ci/need cc

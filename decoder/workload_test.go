@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,9 +17,10 @@ import (
 
 // A random workload: all forms of DML, DDL from the table of schema changes,
 // truncates, key moves and swaps, long values, several replica identities and
-// partitions, while the decoder is killed at random. When it is quiet, every
-// bucket is what the rules' queries give on the source (I6). More seeds:
-// MILLRACE_WORKLOAD_SEEDS=100; for a time: MILLRACE_WORKLOAD_FOR=2h.
+// partitions, while the decoder is killed at random, against a sidecar in memory
+// that is strict. When it is quiet, every bucket is what the rules' queries give
+// on the source (I6). More seeds: MILLRACE_WORKLOAD_SEEDS=100. TestSoak plays
+// it on shards and the real sidecar, with faults of every kind.
 
 const workloadRules = `
 bucket_definitions:
@@ -147,27 +146,8 @@ func (w *workload) ddl() string {
 }
 
 func TestRandomWorkload(t *testing.T) {
-	seeds := 2
-	if s := os.Getenv("MILLRACE_WORKLOAD_SEEDS"); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		seeds = n
-	}
-	until := time.Time{}
-	if s := os.Getenv("MILLRACE_WORKLOAD_FOR"); s != "" {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		until = time.Now().Add(d)
-	}
-	first := uint64(1)
-	if !until.IsZero() {
-		first = uint64(time.Now().UnixNano())
-	}
-	for seed := first; seed < first+uint64(seeds) || time.Now().Before(until); seed++ {
+	seeds := envNumber(t, "MILLRACE_WORKLOAD_SEEDS", 2)
+	for seed := uint64(1); seed <= uint64(seeds); seed++ {
 		if !t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { playWorkload(t, seed) }) {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -28,6 +29,7 @@ const (
 	stopTimeout  = 30 * time.Second      // fast stop; after it the server is killed
 	pollInterval = 20 * time.Millisecond // between looks at the pid file
 	maxLogBytes  = 8 << 20               // an older log is moved to log.1 at start
+	portTries    = 100                   // looks at whether the port of before is free again
 	portAttempts = 5                     // when a free port was taken before the server could bind it
 	confFile     = "millrace.conf"       // included by postgresql.conf
 )
@@ -286,6 +288,13 @@ func (s *Server) launch(ctx context.Context) error {
 			port = n
 		}
 	}
+	// A backend that was just made when the server was killed may hold the port
+	// for a moment.
+	for tries := 0; port != 0 && !portFree(port) && tries < portTries; tries++ {
+		if !pause(ctx, pollInterval) {
+			return ctx.Err()
+		}
+	}
 	for attempt := 1; ; attempt++ {
 		if port == 0 || !portFree(port) {
 			var err error
@@ -418,7 +427,14 @@ func portFree(port int) bool {
 	return l.Close() == nil
 }
 
+// freePort prefers ports below those that systems give to outgoing connections:
+// one of these could take the port while the server is down.
 func freePort() (int, error) {
+	for range 20 {
+		if port := 15_000 + mathrand.IntN(17_000); portFree(port) {
+			return port, nil
+		}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
