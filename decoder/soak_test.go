@@ -18,8 +18,7 @@ import (
 // is what the rules' queries give on the sources (I6), and the history holds
 // together (I1, I3, I5).
 //
-// It plays when it is asked to, and not yet with every run of the tests: now and
-// then a seed still finds rows that are not right.
+// It plays when it is asked to, not with every run of the tests.
 //
 //	MILLRACE_SOAK_SEED=7    play this seed alone
 //	MILLRACE_SOAK_SEEDS=100 play that many

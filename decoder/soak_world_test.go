@@ -81,6 +81,7 @@ func newSoak(t *testing.T, servers soakServers, seed uint64) *soak {
 		Rules: soakRules(0), RulesFile: "soak.yaml", SpoolDir: t.TempDir(), Logger: s.log.logger(),
 		BatchMaxBytes: 64 << 10, look: 200 * time.Millisecond, positions: 20 * time.Millisecond,
 		stopped: 300 * time.Millisecond, retry: 30 * time.Millisecond, pages: 4, fixedPages: true,
+		recopies: 1000, // tables change all the while
 	}
 	for i, server := range servers.sources {
 		shard := &soakShard{name: fmt.Sprint("s", i), server: server, uri: server.Database(t)}
