@@ -47,6 +47,10 @@ type evaluator struct {
 	types  pgvalue.Types
 	tables map[uint32]*tableState // by relation oid
 	plans  map[uint32]*tablePlan  // by relation oid; nil: of no interest
+	// unlike has the relations that were told otherwise than their tables are
+	// known, with changes that need not be taken. The first that must be ends the
+	// session.
+	unlike map[uint32]*changedError
 	wide   *wideCache
 	// fetch brings the kept long values of a row into the cache.
 	fetch func([]millrace.RowRef) error
@@ -101,10 +105,13 @@ func (e *evaluator) message(msg []byte, x xid, replay bool, b *batch) error {
 
 // plan finds the plan of a relation, which must have been told. It gives none if
 // the change at hand is of no interest.
-func (e *evaluator) plan(oid uint32) (*tablePlan, error) {
+func (e *evaluator) plan(oid uint32, replay bool) (*tablePlan, error) {
 	p, ok := e.plans[oid]
 	if !ok {
 		return nil, fmt.Errorf("a change of relation %d came before the relation was described", oid)
+	}
+	if changed := e.unlike[oid]; changed != nil && !replay && !e.isRead(e.tables[oid]) {
+		return nil, changed
 	}
 	if p != nil && e.isRead(p.table) {
 		return nil, nil
@@ -126,7 +133,7 @@ func (e *evaluator) onInsert(msg []byte, x xid, replay bool, b *batch) error {
 	if err := pgoutput.ParseInsert(msg, m); err != nil {
 		return err
 	}
-	p, err := e.plan(m.Relation)
+	p, err := e.plan(m.Relation, replay)
 	if p == nil {
 		return err
 	}
@@ -186,7 +193,7 @@ func (e *evaluator) onUpdate(msg []byte, x xid, replay bool, b *batch) error {
 	if err := pgoutput.ParseUpdate(msg, m); err != nil {
 		return err
 	}
-	p, err := e.plan(m.Relation)
+	p, err := e.plan(m.Relation, replay)
 	if p == nil {
 		return err
 	}
@@ -253,7 +260,7 @@ func (e *evaluator) onDelete(msg []byte, x xid, replay bool, b *batch) error {
 	if err := pgoutput.ParseDelete(msg, m); err != nil {
 		return err
 	}
-	p, err := e.plan(m.Relation)
+	p, err := e.plan(m.Relation, replay)
 	if p == nil {
 		return err
 	}
@@ -280,7 +287,7 @@ func (e *evaluator) onTruncate(msg []byte, x xid, replay bool, b *batch) error {
 		return err
 	}
 	for _, oid := range m.Relations {
-		p, err := e.plan(oid)
+		p, err := e.plan(oid, replay)
 		if err != nil {
 			return err
 		}

@@ -206,6 +206,7 @@ func (r *runner) newEvaluator(tables []*tableState, types pgvalue.Types) *evalua
 		types:  types,
 		tables: map[uint32]*tableState{},
 		plans:  map[uint32]*tablePlan{},
+		unlike: map[uint32]*changedError{},
 		absent: maps.Clone(r.known.absent),
 	}
 	for _, t := range tables {

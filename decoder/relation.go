@@ -20,6 +20,7 @@ func (e *evaluator) relation(rel *pgoutput.Relation, replay bool) error {
 	full := rel.Schema + "." + rel.Name
 	old := e.plans[rel.OID]
 	e.plans[rel.OID] = nil
+	delete(e.unlike, rel.OID)
 	t := e.tables[rel.OID]
 	if t == nil {
 		if replay || e.absent[lookedUp{oid: rel.OID}] || !e.partitions && !e.feed.uses(e.origin.tags, rel.Schema, rel.Name) {
@@ -28,10 +29,13 @@ func (e *evaluator) relation(rel *pgoutput.Relation, replay bool) error {
 		return &appearedError{lookedUp{oid: rel.OID}, "table " + full}
 	}
 	if what := t.differs(rel); what != "" {
+		changed := &changedError{rel.OID, full, what}
 		if replay || e.isRead(t) {
+			// It is not told again with the first change that counts.
+			e.unlike[rel.OID] = changed
 			return nil
 		}
-		return &changedError{rel.OID, full, what}
+		return changed
 	}
 	columns := make([]planColumn, len(rel.Columns))
 	for i, c := range rel.Columns {
