@@ -45,7 +45,7 @@ func benchEvaluator(tb testing.TB) *evaluator {
 	}
 	e := &evaluator{
 		source: "main", origin: &origin{name: "main", tags: []string{"main", "default"}}, log: testLog(tb), feed: &feed{sets: []*ruleset{opened}}, types: builtinTypes{},
-		tables: map[uint32]*tableState{1: t}, plans: map[uint32]*tablePlan{}, wide: newWideCache(),
+		tables: map[uint32]*tableState{1: t}, plans: map[uint32]*tablePlan{}, unlike: map[uint32]*changedError{}, wide: newWideCache(),
 	}
 	if err := e.relation(rel, false); err != nil {
 		tb.Fatal(err)

@@ -108,7 +108,7 @@ func keptEvaluator(t interface{ Fatal(...any) }) *evaluator {
 	}
 	e := &evaluator{
 		source: "main", origin: &origin{name: "main", tags: []string{"main", "default"}}, feed: &feed{sets: []*ruleset{opened}}, types: builtinTypes{},
-		tables: map[uint32]*tableState{1: table}, plans: map[uint32]*tablePlan{}, wide: newWideCache(),
+		tables: map[uint32]*tableState{1: table}, plans: map[uint32]*tablePlan{}, unlike: map[uint32]*changedError{}, wide: newWideCache(),
 	}
 	if err := e.relation(rel, false); err != nil {
 		t.Fatal(err)
