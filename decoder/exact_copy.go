@@ -1,6 +1,9 @@
 package decoder
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // tableCopy is one copying of a table beside its stream by the exact chunk. It
 // is a pure state machine: reading, merging and storing are done by its owner,
@@ -148,11 +151,11 @@ func (c *tableCopy) incomplete(key string) bool {
 }
 
 // complete strikes a row from the re-read list: it was told in full, has moved
-// or is gone.
+// or is gone. The key need not last: it may be in the memory of a batch.
 func (c *tableCopy) complete(key string) {
 	if _, ok := c.reread[key]; ok {
 		delete(c.reread, key)
-		c.note(key, false)
+		c.note(strings.Clone(key), false)
 	}
 }
 

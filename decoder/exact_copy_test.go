@@ -1,8 +1,10 @@
 package decoder
 
 import (
+	"maps"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/millrace/millrace"
 	"github.com/millrace/millrace/decoder/catalog"
@@ -277,6 +279,20 @@ func TestRereadsWaitUntilVisible(t *testing.T) {
 	}
 	if got := c.takeChanges(); len(got) != 0 {
 		t.Fatalf("added and struck in one flush leaves %v", got)
+	}
+}
+
+// The key of a row that is struck may be in the memory of a batch, which serves for
+// other rows before the flush is written.
+func TestStruckKeysLast(t *testing.T) {
+	c := enter(t, "100:100:")
+	c.incomplete("row 1")
+	c.takeChanges() // stored
+	memory := []byte("row 1")
+	c.complete(unsafe.String(&memory[0], len(memory)))
+	copy(memory, "row 2")
+	if got := c.takeChanges(); !maps.Equal(got, map[string]bool{"row 1": false}) {
+		t.Fatalf("struck: %v", got)
 	}
 }
 
