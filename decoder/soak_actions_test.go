@@ -412,7 +412,7 @@ func (s *soak) restartSource() error {
 	if kill {
 		shard.server.Kill(s.t)
 	} else {
-		shard.server.Stop(s.t)
+		s.stop(shard.name, shard.server)
 	}
 	s.after(s.n(5), func() {
 		shard.server.Start(s.t)
@@ -426,6 +426,14 @@ func (s *soak) restartSource() error {
 	return nil
 }
 
+// stop stops a server. A source waits for its replication client, which may hang,
+// and is killed in the end: that is a fault like others.
+func (s *soak) stop(name string, server *pgtest.Server) {
+	if server.StopOrKill(s.t) {
+		s.log.printf("%s did not stop in time and was killed", name)
+	}
+}
+
 func (s *soak) restartSidecar() error {
 	if s.sidecar.down {
 		return errNotNow
@@ -436,7 +444,7 @@ func (s *soak) restartSidecar() error {
 	if kill {
 		s.sidecar.server.Kill(s.t)
 	} else {
-		s.sidecar.server.Stop(s.t)
+		s.stop("sidecar", s.sidecar.server)
 	}
 	s.after(s.n(5), func() {
 		s.sidecar.server.Start(s.t)

@@ -153,6 +153,9 @@ func (s *Server) Wait(ctx context.Context) error {
 	}
 }
 
+// ErrKilled is in the chain of the error of Stop if it had to kill.
+var ErrKilled = errors.New("did not stop in time and was killed")
+
 // Stop stops the server fast: clients are disconnected, data is flushed. If
 // that takes too long the server is killed and an error says so. It is no
 // error if the server has ended already.
@@ -171,7 +174,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	if err := s.Kill(); err != nil {
 		return err
 	}
-	return fmt.Errorf("PostgreSQL (pid %d) did not stop in time and was killed; its data is safe and will be recovered at the next start, see %s", s.pid, s.LogFile())
+	return fmt.Errorf("PostgreSQL (pid %d) %w; its data is safe and will be recovered at the next start, see %s", s.pid, ErrKilled, s.LogFile())
 }
 
 // Kill ends the postmaster at once, as a crash would (kill -9), and waits

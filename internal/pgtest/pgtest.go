@@ -176,6 +176,20 @@ func (s *Server) Stop(tb testing.TB) {
 	}
 }
 
+// StopOrKill is Stop for a server that may have a reason not to stop in time, such as
+// a replication client that takes nothing. It tells whether the server was killed.
+func (s *Server) StopOrKill(tb testing.TB) (killed bool) {
+	tb.Helper()
+	s.notShared(tb, "StopOrKill")
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	err := s.server.Stop(ctx)
+	if err != nil && !errors.Is(err, pgserver.ErrKilled) {
+		tb.Fatal(err)
+	}
+	return err != nil
+}
+
 // Kill kills the postmaster (kill -9).
 func (s *Server) Kill(tb testing.TB) {
 	tb.Helper()
