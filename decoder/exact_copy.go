@@ -344,10 +344,16 @@ func (c *tableCopy) drops(ch *chunk, key string) bool {
 }
 
 // merged takes note that the rows of a chunk were merged, those kept being
-// complete.
+// complete. A row that was asked for and was not there is gone, unless the stream
+// has newer of it.
 func (c *tableCopy) merged(ch *chunk) {
 	if ch.keys == nil {
 		c.cursor = max(c.cursor, ch.to)
+	}
+	for _, key := range ch.keys {
+		if !c.drops(ch, key) {
+			c.complete(key)
+		}
 	}
 	c.drop(ch)
 }

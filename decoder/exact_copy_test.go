@@ -282,6 +282,33 @@ func TestRereadsWaitUntilVisible(t *testing.T) {
 	}
 }
 
+// A row of the re-read list that is not in the table is not asked for for ever; one
+// that the stream has newer of, is asked for again.
+func TestRereadOfARowThatIsGone(t *testing.T) {
+	c := enter(t, "100:100:")
+	ch := c.ask(2, 10)
+	c.answer(ch, snap(t, "100:100:"), 7, 0)
+	c.judge(ch, 7, 0)
+	c.merged(ch)
+	c.incomplete("gone")
+	c.incomplete("newer")
+	if ch = c.ask(2, 10); ch == nil || len(ch.keys) != 2 {
+		t.Fatalf("asked for %+v", ch)
+	}
+	c.answer(ch, snap(t, "100:100:"), 7, 0)
+	c.touch("newer", 105)
+	if got := c.judge(ch, 7, 0); got != mergeChunk {
+		t.Fatalf("judged %v", got)
+	}
+	c.merged(ch) // neither row was there
+	if _, still := c.reread["gone"]; still {
+		t.Error("a row that is gone is asked for again")
+	}
+	if asked, still := c.reread["newer"]; !still || asked {
+		t.Error("a row that the stream has newer of is forgotten")
+	}
+}
+
 // The key of a row that is struck may be in the memory of a batch, which serves for
 // other rows before the flush is written.
 func TestStruckKeysLast(t *testing.T) {
