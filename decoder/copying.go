@@ -201,7 +201,13 @@ func (c *copyRun) merge(ctx context.Context, a *appender, r *chunkResult) error 
 		return err
 	}
 	merged, began := int64(0), time.Now()
-	err = r.rows.each(func(cells []cell) error {
+	// What the copy was for may have been replaced since, or be of a history that
+	// is lost: its rows have nowhere to go then, and it ends like any other.
+	rows := r.rows.each
+	if len(plan.targets) == 0 {
+		rows = func(func([]cell) error) error { return nil }
+	}
+	err = rows(func(cells []cell) error {
 		key, err := plan.rowKey(&a.batch.text, cells)
 		if err != nil {
 			return err
@@ -259,9 +265,6 @@ func (c *copyRun) chunkPlan(r *chunkResult) (*tablePlan, error) {
 	p, err := newTablePlan(s.eval.feed, &s.origin, c.table, r.columns, s.eval.types, want)
 	if err != nil {
 		return nil, err
-	}
-	if len(p.targets) == 0 {
-		return nil, fmt.Errorf("no definition reads the table any more")
 	}
 	*cached = p
 	return p, nil
